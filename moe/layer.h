@@ -1,0 +1,96 @@
+/* One MoE layer: gate, route, dispatch, experts, combine; forward and backward.
+ *
+ * A layer owns its routing state and the activations it keeps for backward; weights and gradients are the
+ * caller's. Several layers may share one workspace (temporary buffers and the exchange), because one layer
+ * runs at a time. */
+#ifndef GLN_MOE_LAYER_H
+#define GLN_MOE_LAYER_H
+
+#include "comm/exchange.h"
+#include "moe/parallel.h"
+#include "router/router.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct gln_layer_options {
+    int64_t tokens;       /* T of one domain */
+    int64_t hidden;       /* H */
+    int64_t expert_hidden;/* F */
+    gln_router_options_t router;
+    double capacity_factor_max; /* largest factor that forward will be asked for; 0: the router's */
+    int forward_only;     /* 1: keep nothing for backward */
+} gln_layer_options_t;
+
+/* Local parameters of one layer, borrowed. Expert i is global expert first_expert + i. */
+typedef struct gln_layer_weights {
+    const void *gate;     /* [H, E] dtype */
+    const void *gate_up;  /* [local_experts, H, 2F] dtype: per expert, columns 0..F-1 gate, F..2F-1 up */
+    const void *down;     /* [local_experts, F, H] dtype */
+} gln_layer_weights_t;
+
+/* Gradients, all of type acc and all += . The gate's are per local domain, the experts' per local group:
+ * the caller sums them over domains and groups in the fixed tree (comm.h). */
+typedef struct gln_layer_gradients {
+    void *const *gate;    /* [local_domains] pointers to [H, E] */
+    void *const *gate_up; /* [local_groups] pointers to [local_experts, H, 2F] */
+    void *const *down;    /* [local_groups] pointers to [local_experts, F, H] */
+} gln_layer_gradients_t;
+
+typedef struct gln_layer_workspace gln_layer_workspace_t; /* shared by layers of equal options */
+typedef struct gln_layer gln_layer_t;
+
+/** Buffers of one pass and the exchange. Bounded by the capacity, see gln_layer_bytes. COLLECTIVE. */
+gln_status_t gln_layer_workspace_open(const gln_parallel_t *parallel, gln_kernels_t *kernels,
+                                      const gln_layer_options_t *options, gln_layer_workspace_t **out);
+void gln_layer_workspace_close(gln_layer_workspace_t *workspace); /* takes NULL; COLLECTIVE */
+size_t gln_layer_workspace_bytes(const gln_layer_workspace_t *workspace);
+
+/** @param index      number of this layer, keys the router's draws, named in errors
+ *  @param parallel, kernels, workspace  borrowed until close
+ *  @return GLN_OK; GLN_ERR_ARGUMENT; GLN_ERR_MEMORY. */
+gln_status_t gln_layer_open(const gln_parallel_t *parallel, gln_kernels_t *kernels,
+                            gln_layer_workspace_t *workspace, const gln_layer_options_t *options, int index,
+                            gln_layer_t **out);
+void gln_layer_close(gln_layer_t *layer); /* takes NULL */
+size_t gln_layer_bytes(const gln_layer_t *layer);
+
+typedef struct gln_layer_step {
+    uint64_t seed;
+    int64_t step;
+    double capacity_factor; /* 0: the options' */
+    int keep;               /* 1: backward will follow (needs forward_only = 0) */
+} gln_layer_step_t;
+
+/** y = MoE(x). COLLECTIVE. Allocates nothing.
+ *  @param x [local_domains * T, H] dtype; kept by reference until backward
+ *  @param y [local_domains * T, H] dtype, overwritten
+ *  @return GLN_OK; GLN_ERR_NUMERIC (all ranks return it; the rank that found it reports it); others. */
+gln_status_t gln_layer_forward(gln_layer_t *layer, const gln_layer_weights_t *weights,
+                               const gln_layer_step_t *step, const void *x, void *y);
+
+/** dx += gradient of x; gradients += . COLLECTIVE. After a forward with keep = 1, once.
+ *  @param aux_scale factor on the auxiliary losses' gradients (see gln_router_backward) */
+gln_status_t gln_layer_backward(gln_layer_t *layer, const gln_layer_weights_t *weights, const void *dy,
+                                double aux_scale, void *dx, const gln_layer_gradients_t *gradients);
+
+/** The plan of local domain i after forward. Borrowed. */
+const gln_plan_t *gln_layer_plan(const gln_layer_t *layer, int local_domain);
+/** Ledger of this rank's domains in the last forward, sent_rows included. */
+gln_ledger_t gln_layer_ledger(const gln_layer_t *layer);
+/** Traffic of the last forward's dispatch plus combine (this rank). */
+gln_traffic_t gln_layer_traffic(const gln_layer_t *layer);
+/** Auxiliary losses of local domain i in the last forward, without coefficients. */
+double gln_layer_balance_loss(const gln_layer_t *layer, int local_domain);
+double gln_layer_z_loss(const gln_layer_t *layer, int local_domain);
+/** Seconds this rank spent in the last forward and backward per phase, for gleaner bench. */
+typedef struct gln_layer_times {
+    double router, exchange, gemm, move, total;
+} gln_layer_times_t;
+gln_layer_times_t gln_layer_times(const gln_layer_t *layer);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,63 @@
+/* All parameters of a model, named, in two flat buffers per kind: dense ones are replicated on every rank,
+ * expert ones live on the ranks that host the expert. Flat, so that reductions, clipping and the optimizer
+ * are a few long loops; named, so that checkpoints do not know about ranks. */
+#ifndef GLN_MOE_PARAMS_H
+#define GLN_MOE_PARAMS_H
+
+#include "base/arena.h"
+#include "moe/parallel.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define GLN_PARAM_NAME_MAX 80
+
+typedef struct gln_param {
+    char name[GLN_PARAM_NAME_MAX]; /* "layers.2.moe.experts.5.down" */
+    int dims_count;
+    int64_t dims[2];
+    int64_t count;   /* product of dims */
+    int expert;      /* global expert id, or -1 for a dense parameter */
+    int64_t offset;  /* element offset in its flat buffer (dense or expert) */
+    int local;       /* 1: this rank holds it (always for dense) */
+    int decay;       /* 1: weight decay applies (matrices), 0: not (norms) */
+    double init_std; /* standard deviation of the initial normal; 0: initialised to ones */
+} gln_param_t;
+
+typedef struct gln_params {
+    gln_param_t *items;       /* all parameters of the model, in the same order on every rank; experts that
+                                 live elsewhere are listed with local = 0 and offset = -1 */
+    int count, capacity;
+    gln_dtype_t acc;
+    int64_t dense_count, expert_count; /* elements held here */
+    void *dense_w, *dense_m, *dense_v;    /* [dense_count] acc: master weights and AdamW moments */
+    void *expert_w, *expert_m, *expert_v; /* [expert_count] acc */
+    void **dense_grad;  /* [local_domains] buffers of [dense_count] acc */
+    void **expert_grad; /* [local_groups] buffers of [expert_count] acc */
+    const gln_parallel_t *parallel;
+    gln_arena_t arena;
+} gln_params_t;
+
+/** Address of a held parameter's master weight / first / second moment. NULL if it lives elsewhere. */
+void *gln_param_w(const gln_params_t *params, const gln_param_t *param);
+void *gln_param_m(const gln_params_t *params, const gln_param_t *param);
+void *gln_param_v(const gln_params_t *params, const gln_param_t *param);
+
+/** Start an empty list; add parameters in a fixed order; commit allocates the buffers.
+ *  @param training 1: moments and gradients too; 0: weights alone */
+gln_status_t gln_params_open(const gln_parallel_t *parallel, gln_dtype_t acc, gln_params_t **out);
+/** @return index of the parameter, the same on every rank; asserts on more than two dims. */
+int gln_params_add(gln_params_t *params, const char *name, int64_t dim0, int64_t dim1, int expert,
+                   double init_std);
+gln_status_t gln_params_commit(gln_params_t *params, int training);
+/** Normal(0, init_std) by counter: element j of parameter i is a function of (seed, i, j) alone. */
+void gln_params_init(gln_params_t *params, uint64_t seed);
+void gln_params_zero_grad(gln_params_t *params);
+size_t gln_params_bytes(const gln_params_t *params);
+void gln_params_close(gln_params_t *params); /* takes NULL */
+
+#ifdef __cplusplus
+}
+#endif
+#endif
