@@ -35,21 +35,30 @@ typedef struct gln_params {
     void *expert_w, *expert_m, *expert_v; /* [expert_count] acc */
     void **dense_grad;  /* [local_domains] buffers of [dense_count] acc */
     void **expert_grad; /* [local_groups] buffers of [expert_count] acc */
-    const gln_parallel_t *parallel;
+    const gln_parallel_t *parallel; /* borrowed until close */
+    gln_status_t status;            /* of the adds so far; commit reports it */
     gln_arena_t arena;
 } gln_params_t;
 
-/** Address of a held parameter's master weight / first / second moment. NULL if it lives elsewhere. */
+/** Address of a held parameter's master weight / first / second moment. NULL if it lives elsewhere, and for
+ *  moments of parameters committed without training. */
 void *gln_param_w(const gln_params_t *params, const gln_param_t *param);
 void *gln_param_m(const gln_params_t *params, const gln_param_t *param);
 void *gln_param_v(const gln_params_t *params, const gln_param_t *param);
 
 /** Start an empty list; add parameters in a fixed order; commit allocates the buffers.
- *  @param training 1: moments and gradients too; 0: weights alone */
+ *  @param acc F32 or F64; @return GLN_OK; GLN_ERR_ARGUMENT; GLN_ERR_MEMORY. */
 gln_status_t gln_params_open(const gln_parallel_t *parallel, gln_dtype_t acc, gln_params_t **out);
-/** @return index of the parameter, the same on every rank; asserts on more than two dims. */
+/** Held parameters lie in their flat buffer in the order of adding, without gaps: adding all experts' "down" of a
+ *  layer in expert order gives one [local_experts, rows, cols] array at the offset of the first held one.
+ *  @param dim1   0: a vector of dim0 (no weight decay); otherwise a matrix [dim0, dim1]
+ *  @param expert global expert id, in [0, E), or -1 for a dense parameter
+ *  @return index of the parameter, the same on every rank; -1 when memory is out (commit reports it). Dims out of
+ *          range, long names and adding after commit are assertions. */
 int gln_params_add(gln_params_t *params, const char *name, int64_t dim0, int64_t dim1, int expert,
                    double init_std);
+/** @param training 1: moments and gradients too, all zero; 0: weights alone
+ *  @return GLN_OK; GLN_ERR_MEMORY. */
 gln_status_t gln_params_commit(gln_params_t *params, int training);
 /** Normal(0, init_std) by counter: element j of parameter i is a function of (seed, i, j) alone. */
 void gln_params_init(gln_params_t *params, uint64_t seed);
