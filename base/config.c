@@ -152,8 +152,12 @@ static gln_status_t check_section(void *ctx, const char *section, int line) {
     load_t *load = ctx;
     char where[GLN_CONFIG_TEXT_MAX];
     format_where(load, line, where, sizeof where);
+    if (strchr(section, '.'))
+        return gln_fail(GLN_ERR_CONFIG,
+                        "%s: %.80s: keys stand below their section, as in \"router: {k: 2}\"",
+                        where, section);
     const gln_config_field_t *first = find_section(load->config, section);
-    if (!first || strchr(section, '.')) return fail_section(load->config, where, section);
+    if (!first) return fail_section(load->config, where, section);
     for (int i = 0; i < load->sections_count; i++)
         if (load->sections[i] == first->key)
             return gln_fail(GLN_ERR_CONFIG,
@@ -191,6 +195,9 @@ static gln_status_t apply_override(load_t *load, const char *override) {
         return gln_fail(GLN_ERR_CONFIG, "%s: expected section.key=value, found no \"=\"", where);
     snprintf(key, sizeof key, "%.*s", (int)(equals - override), override);
     int field = find_field(load->config, key);
+    if (field < 0 && !strchr(key, '.') && find_section(load->config, key))
+        return gln_fail(GLN_ERR_CONFIG, "%s: %s: expected section.key=value, found only a section",
+                        where, key);
     if (field < 0) return fail_key(load->config, where, key);
     return set_unquoted(load, field, equals + 1, where);
 }
@@ -212,7 +219,8 @@ static gln_status_t check_required(const load_t *load) {
         char expected[GLN_CONFIG_NOTE_MAX];
         gln_config_expected(field, expected, sizeof expected);
         return gln_fail(GLN_ERR_CONFIG, "%s: %s: required key is missing; set it to %s (%s)",
-                        load->path ? load->path : "--set", field->key, expected, field->help);
+                        load->path ? load->path : "configuration", field->key, expected,
+                        field->help);
     }
     return GLN_OK;
 }

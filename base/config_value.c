@@ -285,9 +285,9 @@ int gln_config_section_length(const char *key) {
 }
 
 int gln_config_distance(const char *a, const char *b) {
-    enum { LENGTH_MAX = 63 };
+    enum { LENGTH_MAX = 63, FAR = 1 << 20 };
     int rows = (int)strlen(a), columns = (int)strlen(b);
-    if (rows > LENGTH_MAX || columns > LENGTH_MAX) return LENGTH_MAX;
+    if (rows > LENGTH_MAX || columns > LENGTH_MAX) return FAR;
     unsigned char cost[LENGTH_MAX + 1][LENGTH_MAX + 1];
     for (int i = 0; i <= rows; i++) {
         for (int j = 0; j <= columns; j++) {
