@@ -1,0 +1,69 @@
+/* Gradient of the logits in closed form, O(T (E + K)), one task per block of tokens.
+ *
+ * With n_j = c_j p_j (c_j = 1 for a slot route, plus m where it is h), w_j = n_j / S, A = sum_j w_j
+ * a_j: S constant or 1                      dL/dlogit_i = w_i a_i - p_i A S = sum of n_j, with
+ * gradient        dL/dlogit_i = w_i a_i - w_i A S = sum of the k largest p, with gradient w_i a_i -
+ * q_i A, q_i = p_i / S in the top k, else 0 The first is the limit for underflowed scores as well,
+ * so it needs no case of its own. Balance (f_e constant): g_i = coef E f_i / T, adds p_i (g_i -
+ * sum_j p_j g_j). z: adds p_i coef 2 lse / T. */
+#include "base/clones.h"
+#include "base/log.h"
+#include "router/internal.h"
+
+typedef struct gln_backward_call {
+    gln_router_t *router;
+    const gln_plan_t *plan;
+    const void *route_a, *rect_a;
+    void *dlogits;
+    double balance_coef; /* scaled; 0: no balance gradient */
+    double z_factor;     /* dL/dlogit_i = p_i * z_factor * lse */
+} gln_backward_call_t;
+
+#define REAL float
+#define NAME(stem) stem##_f32
+#include "router/backward.inc"
+
+#define REAL double
+#define NAME(stem) stem##_f64
+#include "router/backward.inc"
+
+static void backward_block(void *ctx, int block, int worker) {
+    (void)worker;
+    const gln_backward_call_t *call = ctx;
+    int64_t first, end;
+    gln_block_range(call->router, block, &first, &end);
+    for (int64_t t = first; t < end; t++) {
+        if (call->router->shape.acc == GLN_F64)
+            token_gradient_f64(call, t);
+        else
+            token_gradient_f32(call, t);
+    }
+}
+
+gln_status_t gln_router_backward(gln_router_t *router, const gln_plan_t *plan, const void *route_a,
+                                 const void *rect_a, double aux_scale, void *dlogits) {
+    gln_status_t status = gln_plan_check(router, plan);
+    if (status != GLN_OK) return status;
+    if ((!route_a && plan->routes_count > 0) || (!rect_a && plan->rect_count > 0) ||
+        (!dlogits && plan->tokens > 0))
+        return gln_fail(GLN_ERR_ARGUMENT,
+                        "router backward got NULL for route_a, rect_a or dlogits; "
+                        "each must hold one number per route, row or logit");
+    if (plan->tokens == 0) return GLN_OK;
+    double tokens = (double)plan->tokens;
+    gln_backward_call_t call = {
+        .router = router,
+        .plan = plan,
+        .route_a = route_a,
+        .rect_a = rect_a,
+        .dlogits = dlogits,
+        .balance_coef = router->options.balance_coef * aux_scale,
+        .z_factor = router->options.z_coef * aux_scale * 2 / tokens,
+    };
+    for (int e = 0; e < plan->experts && call.balance_coef != 0; e++)
+        gln_store(router->balance_gradient, e, router->shape.acc,
+                  call.balance_coef * plan->experts * (double)plan->choice_count[e] /
+                      (tokens * plan->k * tokens));
+    gln_pool_run(router->pool, router->blocks_count, backward_block, &call);
+    return GLN_OK;
+}
