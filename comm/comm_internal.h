@@ -1,0 +1,62 @@
+/* Inside of a communicator, for the files of comm/ and their tests. A backend embeds gln_comm_t as
+ * its first member and fills every slot of the table. Arguments were checked by comm.c. */
+#ifndef GLN_COMM_COMM_INTERNAL_H
+#define GLN_COMM_COMM_INTERNAL_H
+
+#include "comm/comm.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct gln_comm_ops {
+    const char *name;
+    gln_status_t (*barrier)(gln_comm_t *comm);
+    gln_status_t (*broadcast)(gln_comm_t *comm, void *data, size_t bytes, int root);
+    /* bytes <= chunk_bytes; longer blocks go through send and receive */
+    gln_status_t (*allgather)(gln_comm_t *comm, const void *in, size_t bytes, void *out);
+    gln_status_t (*alltoall_i32)(gln_comm_t *comm, const int32_t *send, int count,
+                                 int32_t *receive);
+    gln_status_t (*sum_i64)(gln_comm_t *comm, int64_t *values, int count);
+    gln_status_t (*max_i64)(gln_comm_t *comm, int64_t *values, int count);
+    /* Start moving `bytes` > 0 bytes to or from another rank. Messages between two ranks match in
+     * the order in which they were started. `data` is borrowed until wait. On error everything that
+     * was started is given up. */
+    gln_status_t (*send)(gln_comm_t *comm, int peer, const void *data, size_t bytes);
+    gln_status_t (*receive)(gln_comm_t *comm, int peer, void *data, size_t bytes);
+    gln_status_t (*wait)(gln_comm_t *comm); /* for all that was started */
+    gln_status_t (*split)(gln_comm_t *comm, int color, gln_comm_t **out);
+    void (*abort)(gln_comm_t *comm, int exit_status) __attribute__((noreturn));
+    void (*close)(gln_comm_t *comm);
+} gln_comm_ops_t;
+
+struct gln_comm {
+    const gln_comm_ops_t *ops;
+    int rank, size;
+    int *nodes; /* [P] node of every rank */
+    int nodes_count;
+    size_t chunk_bytes;      /* longest single message; tests make it small */
+    size_t tree_chunk_bytes; /* tree sum: elements are worked off in chunks of this size */
+    size_t tree_small_bytes; /* tree sum: recursive doubling up to here */
+    void *scratch;           /* grown by gln_comm_scratch */
+    size_t scratch_bytes;
+};
+
+#define GLN_COMM_CHUNK_BYTES ((size_t)1 << 30)      /* MPI counts are int */
+#define GLN_COMM_TREE_CHUNK_BYTES ((size_t)4 << 20) /* also the scratch */
+#define GLN_COMM_TREE_SMALL_BYTES ((size_t)16 << 10)
+
+/** Fill the fields that every backend shares. */
+void gln_comm_set_up(gln_comm_t *comm, const gln_comm_ops_t *ops, int rank, int size, int *nodes);
+
+/** Make comm->scratch hold `bytes`, on every rank or on none. COLLECTIVE, same `bytes` everywhere.
+ */
+gln_status_t gln_comm_scratch(gln_comm_t *comm, size_t bytes);
+
+/** out = lower + upper, n elements of F32 or F64. `out` may be either operand, no other overlap. */
+void gln_comm_add(const void *lower, const void *upper, int64_t n, gln_dtype_t dtype, void *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

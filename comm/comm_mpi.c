@@ -1,0 +1,293 @@
+/* The MPI backend. Every communicator is a duplicate of its own, so that our messages never meet
+ * the caller's. MPI counts are int: longer transfers are cut into chunks, which match because
+ * messages between two ranks keep their order. Messages in flight stand in one list per
+ * communicator that grows to the largest number ever needed. Nodes are found once per communicator
+ * with MPI_Comm_split_type. */
+#include "comm/comm_internal.h"
+
+#include "base/log.h"
+#include <mpi.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct mpi_comm {
+    gln_comm_t base;
+    MPI_Comm comm;
+    MPI_Request *requests; /* [capacity] in flight */
+    MPI_Status *statuses;  /* [capacity] */
+    int *peers;            /* [capacity] rank at the other end, for messages */
+    int count, capacity;
+    int finalizes; /* this one initialised MPI */
+} mpi_comm_t;
+
+enum { message_tag = 1 };
+
+static gln_status_t mpi_fail(int code, const char *call) {
+    char text[MPI_MAX_ERROR_STRING] = "";
+    int length = 0;
+    MPI_Error_string(code, text, &length);
+    return gln_fail(GLN_ERR_PEER, "%s: %s", call, text);
+}
+
+#define MPI_TRY(call)                                                  \
+    do {                                                               \
+        int mpi_code = (call);                                         \
+        if (mpi_code != MPI_SUCCESS) return mpi_fail(mpi_code, #call); \
+    } while (0)
+
+static mpi_comm_t *of(gln_comm_t *comm) {
+    return (mpi_comm_t *)comm;
+}
+
+static gln_status_t mpi_barrier(gln_comm_t *comm) {
+    MPI_TRY(MPI_Barrier(of(comm)->comm));
+    return GLN_OK;
+}
+
+static gln_status_t mpi_broadcast(gln_comm_t *comm, void *data, size_t bytes, int root) {
+    for (size_t at = 0; at < bytes; at += comm->chunk_bytes) {
+        size_t part = bytes - at < comm->chunk_bytes ? bytes - at : comm->chunk_bytes;
+        MPI_TRY(MPI_Bcast((char *)data + at, (int)part, MPI_BYTE, root, of(comm)->comm));
+    }
+    return GLN_OK;
+}
+
+static gln_status_t mpi_allgather(gln_comm_t *comm, const void *in, size_t bytes, void *out) {
+    MPI_TRY(MPI_Allgather(in, (int)bytes, MPI_BYTE, out, (int)bytes, MPI_BYTE, of(comm)->comm));
+    return GLN_OK;
+}
+
+static gln_status_t mpi_alltoall_i32(gln_comm_t *comm, const int32_t *send, int count,
+                                     int32_t *receive) {
+    MPI_TRY(MPI_Alltoall(send, count, MPI_INT32_T, receive, count, MPI_INT32_T, of(comm)->comm));
+    return GLN_OK;
+}
+
+static gln_status_t mpi_sum_i64(gln_comm_t *comm, int64_t *values, int count) {
+    MPI_TRY(MPI_Allreduce(MPI_IN_PLACE, values, count, MPI_INT64_T, MPI_SUM, of(comm)->comm));
+    return GLN_OK;
+}
+
+static gln_status_t mpi_max_i64(gln_comm_t *comm, int64_t *values, int count) {
+    MPI_TRY(MPI_Allreduce(MPI_IN_PLACE, values, count, MPI_INT64_T, MPI_MAX, of(comm)->comm));
+    return GLN_OK;
+}
+
+/* After a failure nothing may stay in flight: buffers are the caller's again. */
+static void give_up(mpi_comm_t *m) {
+    for (int i = 0; i < m->count; i++) {
+        if (m->requests[i] == MPI_REQUEST_NULL) continue;
+        MPI_Cancel(&m->requests[i]);
+        MPI_Request_free(&m->requests[i]);
+    }
+    m->count = 0;
+}
+
+static gln_status_t list_grow(mpi_comm_t *m, int capacity) {
+    MPI_Request *requests = realloc(m->requests, (size_t)capacity * sizeof *requests);
+    if (requests) m->requests = requests;
+    MPI_Status *statuses = realloc(m->statuses, (size_t)capacity * sizeof *statuses);
+    if (statuses) m->statuses = statuses;
+    int *peers = realloc(m->peers, (size_t)capacity * sizeof *peers);
+    if (peers) m->peers = peers;
+    if (!requests || !statuses || !peers)
+        return gln_fail(GLN_ERR_MEMORY, "cannot allocate a list of %d messages", capacity);
+    m->capacity = capacity;
+    return GLN_OK;
+}
+
+/* One of the two directions: exactly one of `out` and `in` is set. */
+static gln_status_t message_start(mpi_comm_t *m, int peer, const char *out, char *in,
+                                  size_t bytes) {
+    size_t chunk = m->base.chunk_bytes;
+    for (size_t at = 0; at < bytes; at += chunk) {
+        int part = (int)(bytes - at < chunk ? bytes - at : chunk);
+        gln_status_t status = m->count < m->capacity ? GLN_OK : list_grow(m, 2 * m->capacity);
+        if (status != GLN_OK) {
+            give_up(m);
+            return status;
+        }
+        MPI_Request *request = &m->requests[m->count];
+        int code = out ? MPI_Isend(out + at, part, MPI_BYTE, peer, message_tag, m->comm, request)
+                       : MPI_Irecv(in + at, part, MPI_BYTE, peer, message_tag, m->comm, request);
+        if (code != MPI_SUCCESS) {
+            give_up(m);
+            return mpi_fail(code, out ? "MPI_Isend" : "MPI_Irecv");
+        }
+        m->peers[m->count++] = peer;
+    }
+    return GLN_OK;
+}
+
+static gln_status_t mpi_send(gln_comm_t *comm, int peer, const void *data, size_t bytes) {
+    return message_start(of(comm), peer, data, NULL, bytes);
+}
+
+static gln_status_t mpi_receive(gln_comm_t *comm, int peer, void *data, size_t bytes) {
+    return message_start(of(comm), peer, NULL, data, bytes);
+}
+
+static gln_status_t mpi_wait(gln_comm_t *comm) {
+    mpi_comm_t *m = of(comm);
+    int code = MPI_Waitall(m->count, m->requests, m->statuses);
+    if (code == MPI_SUCCESS) {
+        m->count = 0;
+        return GLN_OK;
+    }
+    int first = 0;
+    if (code == MPI_ERR_IN_STATUS) {
+        while (first + 1 < m->count && (m->statuses[first].MPI_ERROR == MPI_SUCCESS ||
+                                        m->statuses[first].MPI_ERROR == MPI_ERR_PENDING))
+            first++;
+        code = m->statuses[first].MPI_ERROR;
+    }
+    char text[MPI_MAX_ERROR_STRING] = "";
+    int length = 0;
+    MPI_Error_string(code, text, &length);
+    gln_status_t status = gln_fail(GLN_ERR_PEER, "rank %d: a message with rank %d failed: %s",
+                                   comm->rank, m->count > 0 ? m->peers[first] : -1, text);
+    give_up(m);
+    return status;
+}
+
+static void __attribute__((noreturn)) mpi_abort(gln_comm_t *comm, int exit_status) {
+    (void)comm;
+    MPI_Abort(MPI_COMM_WORLD, exit_status);
+    _Exit(exit_status);
+}
+
+static void mpi_close(gln_comm_t *comm) {
+    mpi_comm_t *m = of(comm);
+    int finalized = 0, finalizes = m->finalizes;
+    MPI_Finalized(&finalized);
+    if (!finalized && m->comm != MPI_COMM_NULL) MPI_Comm_free(&m->comm);
+    free(m->requests);
+    free(m->statuses);
+    free(m->peers);
+    free(m);
+    if (!finalized && finalizes) MPI_Finalize();
+}
+
+/* nodes[r] = number of the node of rank r, nodes counted by their lowest rank. Each rank learns the
+ * lowest rank of its node inside the node, and all tell all. */
+static gln_status_t nodes_find(MPI_Comm comm, int rank, int size, int *nodes) {
+    MPI_Comm node = MPI_COMM_NULL;
+    int lowest = rank;
+    MPI_TRY(MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &node));
+    int code = MPI_Bcast(&lowest, 1, MPI_INT, 0, node);
+    MPI_Comm_free(&node);
+    if (code != MPI_SUCCESS) return mpi_fail(code, "MPI_Bcast");
+    MPI_TRY(MPI_Allgather(&lowest, 1, MPI_INT, nodes, 1, MPI_INT, comm));
+    int count = 0;
+    for (int r = 0; r < size; r++) /* nodes[r] <= r, and what stands below r is numbered already */
+        nodes[r] = nodes[r] == r ? count++ : nodes[nodes[r]];
+    return GLN_OK;
+}
+
+static gln_status_t mpi_split(gln_comm_t *comm, int color, gln_comm_t **out);
+
+static const gln_comm_ops_t mpi_ops = {
+    .name = "mpi",
+    .barrier = mpi_barrier,
+    .broadcast = mpi_broadcast,
+    .allgather = mpi_allgather,
+    .alltoall_i32 = mpi_alltoall_i32,
+    .sum_i64 = mpi_sum_i64,
+    .max_i64 = mpi_max_i64,
+    .send = mpi_send,
+    .receive = mpi_receive,
+    .wait = mpi_wait,
+    .split = mpi_split,
+    .abort = mpi_abort,
+    .close = mpi_close,
+};
+
+/* Take over `own` (freed on error as well). */
+static gln_status_t handle_open(MPI_Comm own, gln_comm_t **out) {
+    gln_status_t status = GLN_OK;
+    int rank = 0, size = 1;
+    MPI_Comm_set_errhandler(own, MPI_ERRORS_RETURN);
+    MPI_Comm_rank(own, &rank);
+    MPI_Comm_size(own, &size);
+    mpi_comm_t *m = calloc(1, sizeof *m);
+    int *nodes = calloc((size_t)size, sizeof *nodes);
+    if (!m || !nodes) {
+        status = gln_fail(GLN_ERR_MEMORY, "cannot allocate a communicator of %d ranks", size);
+        goto free_memory;
+    }
+    status = list_grow(m, 4 * size);
+    if (status != GLN_OK) goto free_memory;
+    status = nodes_find(own, rank, size, nodes);
+    if (status != GLN_OK) goto free_memory;
+    m->comm = own;
+    gln_comm_set_up(&m->base, &mpi_ops, rank, size, nodes);
+    *out = &m->base;
+    return GLN_OK;
+
+free_memory:
+    if (m) {
+        free(m->requests);
+        free(m->statuses);
+        free(m->peers);
+    }
+    free(m);
+    free(nodes);
+    MPI_Comm_free(&own);
+    return status;
+}
+
+static gln_status_t mpi_split(gln_comm_t *comm, int color, gln_comm_t **out) {
+    MPI_Comm part = MPI_COMM_NULL;
+    MPI_TRY(MPI_Comm_split(of(comm)->comm, color, comm->rank, &part));
+    return handle_open(part, out);
+}
+
+gln_status_t gln_comm_open_mpi(const void *mpi_comm, gln_comm_t **out) {
+    if (!mpi_comm || !out)
+        return gln_fail(GLN_ERR_ARGUMENT, "gln_comm_open_mpi: expected two addresses, found NULL");
+    int initialized = 0, finalized = 0;
+    MPI_Initialized(&initialized);
+    MPI_Finalized(&finalized);
+    if (!initialized || finalized)
+        return gln_fail(GLN_ERR_ARGUMENT,
+                        "gln_comm_open_mpi: MPI is %s; call it between MPI_Init "
+                        "and MPI_Finalize",
+                        finalized ? "finalized" : "not initialised");
+    MPI_Comm given;
+    memcpy(&given, mpi_comm, sizeof given);
+    if (given == MPI_COMM_NULL)
+        return gln_fail(GLN_ERR_ARGUMENT, "gln_comm_open_mpi: found MPI_COMM_NULL");
+    MPI_Comm own = MPI_COMM_NULL;
+    MPI_TRY(MPI_Comm_dup(given, &own));
+    return handle_open(own, out);
+}
+
+gln_status_t gln_comm_open_world(gln_comm_t **out) {
+    if (!out)
+        return gln_fail(GLN_ERR_ARGUMENT, "gln_comm_open_world: expected an address, found NULL");
+    int initialized = 0, finalized = 0;
+    MPI_Initialized(&initialized);
+    MPI_Finalized(&finalized);
+    if (finalized)
+        return gln_fail(GLN_ERR_ARGUMENT,
+                        "gln_comm_open_world: MPI is finalized; a process can join "
+                        "a job only once");
+    if (!initialized) {
+        int provided = MPI_THREAD_SINGLE;
+        MPI_TRY(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided));
+        MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+        if (provided < MPI_THREAD_FUNNELED) {
+            MPI_Finalize();
+            return gln_fail(GLN_ERR_BACKEND, "MPI offers no threads beside the one that calls it: "
+                                             "expected MPI_THREAD_FUNNELED");
+        }
+    }
+    MPI_Comm world = MPI_COMM_WORLD;
+    gln_status_t status = gln_comm_open_mpi(&world, out);
+    if (status != GLN_OK) {
+        if (!initialized) MPI_Finalize();
+        return status;
+    }
+    of(*out)->finalizes = !initialized;
+    return GLN_OK;
+}
