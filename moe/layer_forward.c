@@ -1,0 +1,141 @@
+/* Forward pass of the MoE layer: gate, route, exchange, experts, exchange back. See layer.c. */
+#include "moe/layer_internal.h"
+
+#include "base/log.h"
+
+static gln_status_t check(const gln_layer_t *layer, const gln_layer_step_t *step) {
+    if (step->keep && layer->options.forward_only)
+        return gln_fail(GLN_ERR_ARGUMENT,
+                        "layer %d: opened forward_only, but forward is asked to keep for backward; "
+                        "open it with forward_only = 0",
+                        layer->index);
+    if (step->capacity_factor > layer->capacity_factor_max)
+        return gln_fail(
+            GLN_ERR_ARGUMENT,
+            "layer %d: capacity factor %g asked for, buffers are sized for %g; open with a "
+            "larger capacity_factor_max",
+            layer->index, step->capacity_factor, layer->capacity_factor_max);
+    return GLN_OK;
+}
+
+/* Logits of all local tokens, then one plan per local domain. */
+static gln_status_t route_domains(gln_layer_t *layer, const gln_layer_weights_t *weights,
+                                  const gln_layer_step_t *step, const void *x) {
+    const gln_parallel_t *p = layer->parallel;
+    gln_layer_workspace_t *w = layer->workspace;
+    int64_t tokens = layer->options.tokens, hidden = layer->options.hidden;
+    gln_gemm_mode_t mode = {.form = GLN_GEMM_NN, .c_acc = 1};
+    gln_gemm_t item = {.m = p->local_domains * tokens,
+                       .n = p->experts,
+                       .k = hidden,
+                       .a = x,
+                       .lda = hidden,
+                       .b = weights->gate,
+                       .ldb = p->experts,
+                       .c = w->logits,
+                       .ldc = p->experts};
+    gln_status_t status = layer->kernels->ops->gemm(layer->kernels, mode, &item, 1);
+
+    for (int i = 0; i < p->local_domains && status == GLN_OK; ++i) {
+        int domain = p->first_domain + i;
+        gln_route_input_t input = {
+            .logits = gln_at(w->logits, i * tokens * p->experts, layer->kernels->acc),
+            .domain = domain,
+            .first_local = domain % p->group_domains * p->per_domain,
+            .seed = step->seed,
+            .step = step->step,
+            .layer = layer->index,
+            .capacity_factor = step->capacity_factor};
+        status = gln_router_route(layer->router, &input, layer->plans[i]);
+    }
+    return status;
+}
+
+/* x of the received rows to y of the received rows: every row's results weighted and summed in
+ * expert order. */
+static gln_status_t run_experts(gln_layer_t *layer, const gln_layer_weights_t *weights,
+                                double *mark) {
+    gln_kernels_t *k = layer->kernels;
+    gln_layer_workspace_t *w = layer->workspace;
+    gln_layer_rows_t *rows = &layer->rows;
+    int64_t hidden = layer->options.hidden, f = layer->options.expert_hidden;
+    gln_gather_t gather = {.n = rows->rows_count,
+                           .h = hidden,
+                           .x = w->received_x,
+                           .index = rows->gather_index,
+                           .out = rows->x};
+    gln_layer_products_t gate_up = {.form = GLN_GEMM_NN,
+                                    .n = 2 * f,
+                                    .k = hidden,
+                                    .a = rows->x,
+                                    .b = weights->gate_up,
+                                    .c = rows->hgu};
+    gln_swiglu_t swiglu = {.n = rows->rows_count, .f = f, .hgu = rows->hgu, .act = w->rows_f};
+    gln_layer_products_t down = {.form = GLN_GEMM_NN,
+                                 .n = hidden,
+                                 .k = f,
+                                 .a = w->rows_f,
+                                 .b = weights->down,
+                                 .c = w->rows_h};
+    gln_combine_t combine = {.n = rows->received_count,
+                             .h = hidden,
+                             .rows = w->rows_h,
+                             .offset = rows->combine_offset,
+                             .index = rows->combine_index,
+                             .weight = w->combine_weight,
+                             .out = w->received_x};
+    gln_status_t status = k->ops->gather(k, &gather);
+
+    gln_layer_lap(mark, &layer->times.move);
+    if (status == GLN_OK) status = gln_layer_multiply(layer, &gate_up);
+    gln_layer_lap(mark, &layer->times.gemm);
+    if (status == GLN_OK) status = k->ops->swiglu(k, &swiglu);
+    gln_layer_lap(mark, &layer->times.move);
+    if (status == GLN_OK) status = gln_layer_multiply(layer, &down);
+    gln_layer_lap(mark, &layer->times.gemm);
+    if (status == GLN_OK) status = k->ops->combine(k, &combine);
+    gln_layer_lap(mark, &layer->times.move);
+    return status;
+}
+
+static void traffic_add(gln_traffic_t *sum, gln_traffic_t item) {
+    sum->rank_rows += item.rank_rows;
+    sum->node_rows += item.node_rows;
+    sum->remote_rows += item.remote_rows;
+    sum->rank_bytes += item.rank_bytes;
+    sum->node_bytes += item.node_bytes;
+    sum->remote_bytes += item.remote_bytes;
+}
+
+gln_status_t gln_layer_forward(gln_layer_t *layer, const gln_layer_weights_t *weights,
+                               const gln_layer_step_t *step, const void *x, void *y) {
+    gln_layer_workspace_t *w = layer->workspace;
+    gln_status_t status = check(layer, step);
+    double begin = gln_layer_now(), mark = begin;
+    int rank;
+
+    if (status != GLN_OK) return status;
+    layer->x = NULL;
+    layer->times = (gln_layer_times_t){0};
+    layer->traffic = (gln_traffic_t){0};
+    if (w->planned == layer) w->planned = NULL; /* the plan is about to change */
+    status = route_domains(layer, weights, step, x);
+    gln_layer_lap(&mark, &layer->times.router);
+    /* a rank that cannot go on says so before anyone waits for its rows */
+    status = gln_comm_agree(layer->parallel->comm, status, &rank);
+    if (status == GLN_OK) status = gln_layer_set_plan(layer);
+    if (status == GLN_OK) status = gln_exchange_dispatch(w->exchange, x, w->received_x);
+    gln_layer_lap(&mark, &layer->times.exchange);
+    if (status != GLN_OK) return status;
+    traffic_add(&layer->traffic, gln_exchange_traffic(w->exchange));
+    gln_layer_place_rows(layer);
+    status = run_experts(layer, weights, &mark);
+    if (status != GLN_OK) return status;
+    status = gln_exchange_combine(w->exchange, w->received_x, y);
+    gln_layer_lap(&mark, &layer->times.exchange);
+    if (status != GLN_OK) return status;
+    traffic_add(&layer->traffic, gln_exchange_traffic(w->exchange));
+    if (step->keep) layer->x = x;
+    layer->times.total = mark - begin;
+    return GLN_OK;
+}

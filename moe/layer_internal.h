@@ -1,0 +1,131 @@
+/* What the files of the MoE layer share. Included by moe/layer*.c alone. */
+#ifndef GLN_MOE_LAYER_INTERNAL_H
+#define GLN_MOE_LAYER_INTERNAL_H
+
+#include "base/arena.h"
+#include "moe/layer.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Sizes of everything, from the options alone. Two layers with equal bounds may share a workspace.
+ */
+typedef struct gln_layer_bounds {
+    int64_t tokens, hidden, expert_hidden;           /* T, H, F */
+    int64_t experts, per_domain;                     /* E, L */
+    int64_t local_domains, group_domains;            /* D/P, G */
+    int64_t pair_rows, pair_routes, pair_meta_bytes; /* of one (source, destination) pair */
+    int64_t sent_rows, sent_routes, sent_meta_bytes; /* of this rank as a source */
+    int64_t received_rows, received_routes;          /* of this rank as a destination */
+    int64_t plan_routes, plan_rects;                 /* of one domain */
+    int64_t forward_only;
+    int64_t element_bytes; /* dtype, equal to acc */
+} gln_layer_bounds_t;
+
+/* The received routes, laid out expert by expert; what backward needs of a forward pass.
+ * Expert rows: instance (local domain i, its expert le) holds the rows [instance_offset[i*L+le],
+ * instance_offset[i*L+le+1]), over source domains in order, then in the order of the source's plan.
+ */
+typedef struct gln_layer_rows {
+    int64_t rows_count;       /* expert rows */
+    int64_t received_count;   /* rows the exchange delivers */
+    int64_t *instance_offset; /* [D/P * L + 1] */
+    int32_t *gather_index;    /* [rows_count] received row of an expert row */
+    int32_t *route_row;       /* [rows_count] expert row of the route in received order */
+    int32_t *combine_offset;  /* [received_count + 1] into combine_index */
+    int32_t *combine_index;   /* [rows_count] expert rows of a received row, in expert order */
+    void *row_weight;         /* [rows_count] acc */
+    void *x;                  /* [rows_count, H] dtype: gathered tokens */
+    void *hgu;                /* [rows_count, 2F] dtype: gate and up projections */
+} gln_layer_rows_t;
+
+struct gln_layer_workspace {
+    gln_layer_bounds_t bounds;
+    gln_exchange_t *exchange;
+    gln_exchange_received_t received; /* of the plan that the exchange holds */
+    const gln_layer_t *planned;       /* the layer whose last forward that plan is of; NULL: none */
+    gln_arena_t arena;
+    gln_gemm_t *items; /* [max(D/P * L, D/P, 1)] */
+    /* send description */
+    int32_t *pair_rows, *pair_routes, *pair_meta; /* [D/P * G] */
+    int32_t *row_token;                           /* [sent_rows] */
+    char *meta;                                   /* [sent_meta_bytes] */
+    uint64_t *token_bits;                         /* [T / 64 rounded up] */
+    int32_t *token_row;                           /* [T] row of a token in the pair at work */
+    /* layout of received rows */
+    int64_t *instance_next; /* [D/P * L] */
+    int32_t *received_next; /* [received_rows] */
+    void *combine_weight;   /* [received_routes] acc */
+    /* activations and gradients */
+    void *logits;     /* [D/P * T, E] acc: logits, then their gradients */
+    void *received_x; /* [received_rows, H]: rows in received order, in, then back */
+    void *rows_h;     /* [received_routes, H]: an expert's results, or gradients of them, or of x */
+    void *rows_f;     /* [received_routes, F]: activations, or their gradients */
+    void *dhgu;       /* [received_routes, 2F] */
+    void *act_w;      /* [received_routes, F] */
+    void *tokens_h;   /* [D/P * T, H]: gradient of x that came back from the experts */
+    void *row_a;      /* [received_routes] acc: <dL/dy, E(x)> of an expert row */
+    void *scalars_in; /* [received_routes] acc: the same in received order */
+    void *scalars_out; /* [sent_routes] acc: the same at its source */
+    void *route_a,
+        *rect_a;           /* [plan_routes], [plan_rects] acc: the same in plan order, one domain */
+    gln_layer_rows_t rows; /* shared by the layers if forward_only, unused else */
+};
+
+struct gln_layer {
+    const gln_parallel_t *parallel;
+    gln_kernels_t *kernels;
+    gln_layer_workspace_t *workspace;
+    gln_layer_options_t options;
+    double capacity_factor_max;
+    int index;
+    gln_router_t *router;
+    gln_plan_t **plans; /* [D/P] */
+    gln_arena_t arena;
+    gln_layer_rows_t rows;
+    const void *x; /* of the last forward that was asked to keep; NULL: backward may not run */
+    gln_traffic_t traffic;
+    gln_layer_times_t times;
+};
+
+/* Shapes and pointers of the rows' buffers; for the two passes over an arena. */
+void gln_layer_rows_layout(const gln_layer_bounds_t *bounds, gln_arena_t *arena,
+                           gln_layer_rows_t *rows);
+
+/** Sizes for these options. @param router opened with them. */
+gln_status_t gln_layer_bounds_set(const gln_parallel_t *parallel, const gln_kernels_t *kernels,
+                                  const gln_layer_options_t *options, const gln_router_t *router,
+                                  gln_layer_bounds_t *out);
+gln_status_t gln_layer_check_options(const gln_parallel_t *parallel, const gln_kernels_t *kernels,
+                                     const gln_layer_options_t *options);
+gln_status_t gln_layer_open_router(const gln_parallel_t *parallel, const gln_kernels_t *kernels,
+                                   const gln_layer_options_t *options, gln_router_t **out);
+
+/** Make the exchange hold the plan of this layer's last forward. Costs nothing if it does already,
+ *  else the lists are rebuilt from the plans and one metadata exchange. COLLECTIVE. */
+gln_status_t gln_layer_set_plan(gln_layer_t *layer);
+/** Lay the received routes out expert by expert: fills layer->rows and the workspace's combine
+ * weights. */
+void gln_layer_place_rows(gln_layer_t *layer);
+/** One product per expert instance that has rows. a is [rows_count, k].
+ *  NN: c[rows_count, n] = a b, b [local_experts, k, n];  NT: the same with b [local_experts, n,
+ * k]^T; TN: c_group[group][expert] [k, n] += a^T b, b [rows_count, n]. */
+typedef struct gln_layer_products {
+    gln_gemm_form_t form;
+    int64_t n, k;
+    const void *a, *b;
+    void *c;              /* NN, NT */
+    void *const *c_group; /* TN: [local_groups] pointers to [local_experts, k, n] acc */
+} gln_layer_products_t;
+gln_status_t gln_layer_multiply(gln_layer_t *layer, const gln_layer_products_t *products);
+
+/** Monotonic seconds (vDSO: no system call). */
+double gln_layer_now(void);
+/** Add the seconds since *mark to *sum and move the mark. */
+void gln_layer_lap(double *mark, double *sum);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
