@@ -68,6 +68,7 @@ static void FN(rmsnorm_dw)(const gln_rmsnorm_backward_t *args) {
 
 gln_status_t FN(rmsnorm_backward)(gln_kernels_t *k, const gln_rmsnorm_backward_t *args) {
     (void)k;
+    if (args->n == 0) return GLN_OK;
     FN(rmsnorm_dx)(args);
     FN(rmsnorm_dw)(args);
     return GLN_OK;
