@@ -29,7 +29,7 @@ double gln_gradient_error(gln_scalar_fn f, void *ctx, double *x, const double *g
     for (int64_t i = 0; i < count; i += stride) {
         double difference = gln_finite_difference(f, ctx, &x[i], STEP);
         double size = fabs(difference) + typical;
-        double error = size > 0 ? fabs(gradient[i] - difference) / size : 0;
+        double error = size == 0 ? 0 : fabs(gradient[i] - difference) / size;
 
         if (!(error <= worst)) worst = error;
         if (isnan(worst)) return worst;
