@@ -7,9 +7,10 @@
  *     gln_moe_backward(moe, dy, dx);
  *     gln_moe_close(moe);
  *
- * All calls are COLLECTIVE and single-threaded per object. Errors: a status, and gln_last_error() for the text.
- * Parts for other needs: router/router.h (the router alone), comm/exchange.h (the exchange alone), moe/layer.h
- * (a layer over the caller's weights, pool and kernels), moe/trainer.h (training a whole model). */
+ * All calls are COLLECTIVE and single-threaded per object. Errors: a status, and gln_last_error()
+ * for the text. Parts for other needs: router/router.h (the router alone), comm/exchange.h (the
+ * exchange alone), moe/layer.h (a layer over the caller's weights, pool and kernels), moe/trainer.h
+ * (training a whole model). */
 #ifndef GLN_GLEANER_H
 #define GLN_GLEANER_H
 
@@ -26,16 +27,16 @@ extern "C" {
 const char *gln_version(void);
 
 typedef struct gln_moe_options {
-    int64_t tokens;         /* T of one domain: rows of x per domain */
-    int64_t hidden;         /* H */
-    int64_t expert_hidden;  /* F */
-    int experts;            /* E */
-    int domains;            /* D; 0: the number of ranks */
-    int expert_replicas;    /* R; 0: 1 */
-    int threads;            /* of this rank; 0: 1 */
-    gln_backend_t backend;  /* note: zero is the reference; set GLN_BACKEND_CPU for speed */
-    gln_dtype_t dtype;      /* GLN_F32 (default), GLN_F64 with the reference backend */
-    uint64_t seed;          /* initial weights: normal(0, 0.02), the same at any rank count */
+    int64_t tokens;        /* T of one domain: rows of x per domain */
+    int64_t hidden;        /* H */
+    int64_t expert_hidden; /* F */
+    int experts;           /* E */
+    int domains;           /* D; 0: the number of ranks */
+    int expert_replicas;   /* R; 0: 1 */
+    int threads;           /* of this rank; 0: 1 */
+    gln_backend_t backend; /* note: zero is the reference; set GLN_BACKEND_CPU for speed */
+    gln_dtype_t dtype;     /* GLN_F32 (default), GLN_F64 with the reference backend */
+    uint64_t seed;         /* initial weights: normal(0, 0.02), the same at any rank count */
     gln_router_options_t router;
 } gln_moe_options_t;
 
@@ -47,14 +48,16 @@ void gln_moe_close(gln_moe_t *moe); /* takes NULL */
 
 /** x, y: [local domains * T, H] dtype, the caller's. x must stay valid until backward. */
 gln_status_t gln_moe_forward(gln_moe_t *moe, const void *x, void *y);
-/** dx is overwritten; parameter gradients accumulate until gln_moe_zero_grad, summed over domains and groups. */
+/** dx is overwritten; parameter gradients accumulate until gln_moe_zero_grad, summed over domains
+ * and groups. */
 gln_status_t gln_moe_backward(gln_moe_t *moe, const void *dy, void *dx);
 void gln_moe_zero_grad(gln_moe_t *moe);
 /** This rank's domains, last forward. */
 gln_ledger_t gln_moe_ledger(const gln_moe_t *moe);
 
-/** Weights and gradients of this rank, in place: which = "gate" [H, E], "gate_up" [local experts, H, 2F],
- *  "down" [local experts, F, H]. Owned by the layer, valid until close. GLN_ERR_ARGUMENT on another name. */
+/** Weights and gradients of this rank, in place: which = "gate" [H, E], "gate_up" [local experts,
+ * H, 2F], "down" [local experts, F, H]. Owned by the layer, valid until close. GLN_ERR_ARGUMENT on
+ * another name. */
 gln_status_t gln_moe_parameter(gln_moe_t *moe, const char *which, gln_tensor_t *weight,
                                gln_tensor_t *gradient);
 

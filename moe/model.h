@@ -1,6 +1,7 @@
-/* A MoE language model of the Mixtral architecture ("Mixtral of Experts", arXiv 2401.04088): embedding, N blocks of
- * (RMSNorm, rotary grouped-query causal attention, RMSNorm, SwiGLU experts or a dense SwiGLU), RMSNorm, output
- * projection. Weights are stored [in, out]. Forward, loss and backward over this rank's domains. */
+/* A MoE language model of the Mixtral architecture ("Mixtral of Experts", arXiv 2401.04088):
+ * embedding, N blocks of (RMSNorm, rotary grouped-query causal attention, RMSNorm, SwiGLU experts
+ * or a dense SwiGLU), RMSNorm, output projection. Weights are stored [in, out]. Forward, loss and
+ * backward over this rank's domains. */
 #ifndef GLN_MOE_MODEL_H
 #define GLN_MOE_MODEL_H
 
@@ -33,17 +34,19 @@ typedef struct gln_model gln_model_t;
 
 /** Build a model over this rank's domains. COLLECTIVE.
  *  @param sequences  sequences per domain and call; T = sequences * S
- *  @param capacity_factor_max  the largest factor that calls will ask for; 0: the router's
  *  @param training   1: gradients and activations for backward; 0: forward only
- *  @return GLN_OK; GLN_ERR_ARGUMENT names the option, what was found and what is allowed; GLN_ERR_MEMORY.
- *  Weights are zero until gln_params_init or a checkpoint fills them. */
+ *  @param weights    parameters to use, for instance another model's of equal shape (borrowed);
+ * NULL: own ones
+ *  @return GLN_OK; GLN_ERR_ARGUMENT names the option, what was found and what is allowed;
+ * GLN_ERR_MEMORY. Weights are zero until gln_params_init or a checkpoint fills them. */
 gln_status_t gln_model_open(const gln_parallel_t *parallel, gln_kernels_t *kernels,
-                            const gln_model_options_t *options, int64_t sequences,
-                            double capacity_factor_max, int training, gln_model_t **out);
+                            const gln_model_options_t *options, int64_t sequences, int training,
+                            gln_params_t *weights, gln_model_t **out);
 void gln_model_close(gln_model_t *model); /* COLLECTIVE; takes NULL */
 
 gln_params_t *gln_model_params(gln_model_t *model);
-/** Bytes held by weights, gradients and moments; by activations; by exchange and temporary buffers. */
+/** Bytes held by weights, gradients and moments; by activations; by exchange and temporary buffers.
+ */
 typedef struct gln_model_bytes {
     size_t parameters, activations, workspace;
 } gln_model_bytes_t;
@@ -54,10 +57,9 @@ typedef struct gln_model_call {
     const int32_t *target; /* same shape; -1: not counted. NULL: forward alone */
     uint64_t seed;
     int64_t step;
-    double capacity_factor; /* 0: the router's */
-    int backward;           /* 1: gradients += (needs training = 1) */
-    double loss_scale;      /* factor on every token's loss gradient: 1 / tokens of the global batch */
-    double aux_scale;       /* factor on the auxiliary losses: 1 / (domains * micro-batches) */
+    int backward;      /* 1: gradients += (needs training = 1) */
+    double loss_scale; /* factor on every token's loss gradient: 1 / tokens of the global batch */
+    double aux_scale;  /* factor on the auxiliary losses: 1 / (domains * micro-batches) */
 } gln_model_call_t;
 
 typedef struct gln_model_result {
@@ -65,12 +67,13 @@ typedef struct gln_model_result {
     int64_t tokens;      /* counted tokens of all domains */
     double balance_loss; /* mean over domains and MoE layers, without coefficient */
     double z_loss;
-    gln_ledger_t ledger; /* all domains, all MoE layers */
+    gln_ledger_t ledger;   /* all domains, all MoE layers */
     gln_traffic_t traffic; /* all ranks; depends on where ranks live, unlike the rest */
 } gln_model_result_t;
 
 /** COLLECTIVE. Allocates nothing. Same result on every rank and at any rank count. */
-gln_status_t gln_model_run(gln_model_t *model, const gln_model_call_t *call, gln_model_result_t *result);
+gln_status_t gln_model_run(gln_model_t *model, const gln_model_call_t *call,
+                           gln_model_result_t *result);
 
 /** Logits of one row of the last forward (row in [0, local_domains * T)), [V] acc. */
 gln_status_t gln_model_logits(gln_model_t *model, int64_t row, void *logits);

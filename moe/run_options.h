@@ -1,4 +1,5 @@
-/* Everything a run is made of, with the schema that loads it from YAML. `gleaner train --help` prints the reference. */
+/* Everything a run is made of, with the schema that loads it from YAML. `gleaner train --help`
+ * prints the reference. */
 #ifndef GLN_MOE_RUN_OPTIONS_H
 #define GLN_MOE_RUN_OPTIONS_H
 
@@ -12,8 +13,8 @@ extern "C" {
 /* Plain values as the schema fills them (int64_t, double, int for bool and choice, text). */
 typedef struct gln_run_options {
     struct {
-        int64_t vocabulary, hidden, layers, heads, kv_heads, head_dim, experts, expert_hidden, dense_hidden,
-            shared_hidden, moe_every, sequence;
+        int64_t vocabulary, hidden, layers, heads, kv_heads, head_dim, experts, expert_hidden,
+            dense_hidden, shared_hidden, moe_every, sequence;
         double rope_theta, norm_eps, init_std;
     } model;
     struct {
@@ -43,7 +44,7 @@ typedef struct gln_run_options {
     } data;
     struct {
         int64_t every, windows;
-        double capacity_factor;
+        int routing; /* 0: dropless, causal top-k; 1: as in training */
     } eval;
     struct {
         char dir[GLN_CONFIG_TEXT_MAX];
@@ -55,11 +56,12 @@ typedef struct gln_run_options {
 /** The schema; *count receives its length. Static storage. */
 const gln_config_field_t *gln_run_fields(int *count);
 
-/** Load and cross-check a run file (P ranks): every rule that involves several keys, in gln_config_fail form.
- *  parallel.domains 0 becomes P; dense_hidden, head_dim, eval.capacity_factor get their derived values.
+/** Load and cross-check a run file (P ranks): every rule that involves several keys, in
+ * gln_config_fail form. parallel.domains 0 becomes P; dense_hidden and head_dim get their derived
+ * values.
  *  @return GLN_OK; GLN_ERR_CONFIG; nothing is written on error. */
-gln_status_t gln_run_options_load(const char *path, const char *const *overrides, int overrides_count,
-                                  int ranks, gln_run_options_t *out);
+gln_status_t gln_run_options_load(const char *path, const char *const *overrides,
+                                  int overrides_count, int ranks, gln_run_options_t *out);
 
 /** The model part in the form gln_model_open takes. */
 gln_model_options_t gln_run_model_options(const gln_run_options_t *run);

@@ -1,5 +1,5 @@
-/* Training: data, model, optimizer, checkpoints put together; one optimizer step at a time. Prints nothing: the
- * launcher (or your program) owns the loop, the log and the clock.
+/* Training: data, model, optimizer, checkpoints put together; one optimizer step at a time. Prints
+ * nothing: the launcher (or your program) owns the loop, the log and the clock.
  *
  *     gln_trainer_open(comm, &run, GLN_TRAINER_TRAIN, &trainer);
  *     gln_trainer_resume(trainer, NULL);           // newest checkpoint of run.dir, if any
@@ -18,13 +18,13 @@ extern "C" {
 typedef struct gln_trainer gln_trainer_t;
 
 typedef struct gln_step_report {
-    int64_t step;       /* number of this step, from 1 */
-    double loss;        /* mean cross-entropy, nats per token */
+    int64_t step; /* number of this step, from 1 */
+    double loss;  /* mean cross-entropy, nats per token */
     double balance_loss, z_loss, grad_norm /* before clipping */, lr;
-    int64_t tokens;     /* of the global batch */
-    double seconds;     /* of this step on this rank */
+    int64_t tokens;                                        /* of the global batch */
+    double seconds;                                        /* of this step on this rank */
     double gemm_seconds, exchange_seconds, router_seconds; /* inside the MoE layers, this rank */
-    gln_ledger_t ledger; /* all domains, MoE layers and micro-batches; equal at any rank count */
+    gln_ledger_t ledger;   /* all domains, MoE layers and micro-batches; equal at any rank count */
     gln_traffic_t traffic; /* all ranks; depends on where ranks live */
 } gln_step_report_t;
 
@@ -41,33 +41,41 @@ typedef enum gln_trainer_mode {
     GLN_TRAINER_EVAL   /* weights and validation data only */
 } gln_trainer_mode_t;
 
-/** Open data, kernels (with run->parallel.threads threads, 0: 1), model; initialise weights from the seed.
+/** Open data, kernels (with run->parallel.threads threads, 0: 1), model; initialise weights from
+ * the seed.
  *  @param comm borrowed until close
- *  @return GLN_OK; GLN_ERR_CONFIG, GLN_ERR_DATA, GLN_ERR_ARGUMENT, GLN_ERR_MEMORY, GLN_ERR_BACKEND. */
-gln_status_t gln_trainer_open(gln_comm_t *comm, const gln_run_options_t *run, gln_trainer_mode_t mode,
-                              gln_trainer_t **out);
+ *  @return GLN_OK; GLN_ERR_CONFIG, GLN_ERR_DATA, GLN_ERR_ARGUMENT, GLN_ERR_MEMORY, GLN_ERR_BACKEND.
+ */
+gln_status_t gln_trainer_open(gln_comm_t *comm, const gln_run_options_t *run,
+                              gln_trainer_mode_t mode, gln_trainer_t **out);
 void gln_trainer_close(gln_trainer_t *trainer); /* takes NULL */
 
 /** Optimizer steps done. */
 int64_t gln_trainer_at(const gln_trainer_t *trainer);
-/** One optimizer step. GLN_ERR_NUMERIC when the loss or a gradient is not finite (weights unchanged). */
+/** One optimizer step. GLN_ERR_NUMERIC when the loss or a gradient is not finite (weights
+ * unchanged). */
 gln_status_t gln_trainer_step(gln_trainer_t *trainer, gln_step_report_t *report);
-/** Loss over the validation file (eval.windows windows, 0: all), routed with eval.capacity_factor. */
+/** Loss over the validation file (eval.windows windows, 0: all). With eval.routing dropless (the
+ * default) tokens go to their top-k experts without capacity, so a token's loss depends on its past
+ * alone. */
 gln_status_t gln_trainer_evaluate(gln_trainer_t *trainer, gln_eval_report_t *report);
 
-/** Write run.dir/checkpoints/step-XXXXXXXX; then remove all but run.keep_checkpoints newest (0: keep all).
- *  Does nothing if that checkpoint exists already. @param path [size] out, may be NULL */
+/** Write run.dir/checkpoints/step-XXXXXXXX; then remove all but run.keep_checkpoints newest (0:
+ * keep all). Does nothing if that checkpoint exists already. @param path [size] out, may be NULL */
 gln_status_t gln_trainer_save(gln_trainer_t *trainer, char *path, size_t size);
-/** Load a checkpoint folder; NULL: the newest in run.dir, and GLN_OK with nothing loaded if there is none. */
+/** Load a checkpoint folder, or a run folder's newest one; NULL: the newest in run.dir, and GLN_OK
+ * with nothing loaded if there is none. */
 gln_status_t gln_trainer_resume(gln_trainer_t *trainer, const char *path);
 
-/** Continue `prompt` by `count` tokens, sampled at `temperature` (0: the likeliest) from the weights in this trainer,
- *  dropless and causal. Only for a world of one rank and one domain, see gln_trainer_open_generate.
+/** Continue `prompt` by `count` tokens, sampled at `temperature` (0: the likeliest) from the
+ * weights in this trainer, dropless and causal. Only for a world of one rank and one domain, see
+ * gln_trainer_open_generate.
  *  @param tokens [prompt_count + count]: prompt in, everything out */
 gln_status_t gln_trainer_generate(gln_trainer_t *trainer, int32_t *tokens, int64_t prompt_count,
                                   int64_t count, double temperature, uint64_t seed);
-/** A one-rank, one-domain, dropless trainer for generation out of a checkpoint (folder, or run folder: the newest);
- *  no data is opened; the model is described by the checkpoint. `comm` must have one rank. */
+/** A one-rank, one-domain, dropless trainer for generation out of a checkpoint (folder, or run
+ * folder: the newest); no data is opened; the model is described by the checkpoint. `comm` must
+ * have one rank. */
 gln_status_t gln_trainer_open_generate(gln_comm_t *comm, const char *checkpoint, int threads,
                                        gln_trainer_t **out);
 

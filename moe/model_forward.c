@@ -1,0 +1,181 @@
+/* Forward pass and loss. Rows are independent of each other but for attention (inside a sequence)
+ * and the router (inside a domain), so all local domains run as one batch of N rows and no bit
+ * depends on how many there are. */
+#include "base/log.h"
+#include "moe/model_internal.h"
+
+#include <string.h>
+
+gln_status_t gln_model_project(gln_model_t *m, const void *a, int64_t in, int weight, int64_t out,
+                               void *c, int accumulate) {
+    const gln_gemm_t item = {.m = m->rows,
+                             .n = out,
+                             .k = in,
+                             .a = a,
+                             .lda = in,
+                             .b = gln_model_weight(m, weight),
+                             .ldb = out,
+                             .c = c,
+                             .ldc = out};
+    const gln_gemm_mode_t mode = {.form = GLN_GEMM_NN, .accumulate = accumulate};
+    return m->k->ops->gemm(m->k, mode, &item, 1);
+}
+
+static gln_status_t norm(gln_model_t *m, const void *x, int weight, void *y, void *rstd) {
+    return m->k->ops->rmsnorm(m->k, &(gln_rmsnorm_t){.n = m->rows,
+                                                     .h = m->o.hidden,
+                                                     .x = x,
+                                                     .w = gln_model_weight(m, weight),
+                                                     .eps = m->o.norm_eps,
+                                                     .y = y,
+                                                     .rstd = rstd});
+}
+
+gln_attention_t gln_model_attention(const gln_model_t *m, const block_t *b) {
+    const int64_t dh = m->o.head_dim;
+    return (gln_attention_t){
+        .sequences = m->rows / m->o.sequence,
+        .s = m->o.sequence,
+        .heads = m->o.heads,
+        .kv_heads = m->o.kv_heads,
+        .dh = m->o.head_dim,
+        .q = b->qkv_rows,
+        .k = gln_at(b->qkv_rows, m->o.heads * dh, m->k->dtype),
+        .v = gln_at(b->qkv_rows, (m->o.heads + m->o.kv_heads) * dh, m->k->dtype),
+        .ldqkv = m->qkv_width,
+        .out = b->attn_out,
+        .lse = b->lse};
+}
+
+static gln_status_t attention(gln_model_t *m, block_t *b) {
+    const size_t row_bytes = (size_t)m->o.hidden * gln_dtype_bytes(m->k->dtype);
+    const int64_t heads_width = (int64_t)m->o.heads * m->o.head_dim;
+    gln_status_t status = norm(m, b->x, b->attn_norm, b->attn_in, b->attn_rstd);
+    if (status != GLN_OK) return status;
+    status = gln_model_project(m, b->attn_in, m->o.hidden, b->qkv, m->qkv_width, b->qkv_rows, 0);
+    if (status != GLN_OK) return status;
+    /* q and k lie side by side: one rotation over heads + kv_heads */
+    status = m->k->ops->rope(m->k, &(gln_rope_t){.n = m->rows,
+                                                 .s = m->o.sequence,
+                                                 .heads = m->o.heads + m->o.kv_heads,
+                                                 .dh = m->o.head_dim,
+                                                 .x = b->qkv_rows,
+                                                 .ldx = m->qkv_width,
+                                                 .theta = m->o.rope_theta});
+    if (status != GLN_OK) return status;
+    const gln_attention_t args = gln_model_attention(m, b);
+    status = m->k->ops->attention(m->k, &args);
+    if (status != GLN_OK) return status;
+    memcpy(b->mid, b->x, (size_t)m->rows * row_bytes);
+    return gln_model_project(m, b->attn_out, heads_width, b->out, m->o.hidden, b->mid, 1);
+}
+
+/* next += down(swiglu(gate_up(ffn_in))) of the dense layer or the shared expert */
+static gln_status_t dense(gln_model_t *m, block_t *b, void *next) {
+    const int64_t f = b->dense_hidden;
+    gln_status_t status =
+        gln_model_project(m, b->ffn_in, m->o.hidden, b->dense_gate_up, 2 * f, b->dense_hgu, 0);
+    if (status != GLN_OK) return status;
+    status = m->k->ops->swiglu(
+        m->k, &(gln_swiglu_t){.n = m->rows, .f = f, .hgu = b->dense_hgu, .act = m->dense_act});
+    if (status != GLN_OK) return status;
+    return gln_model_project(m, m->dense_act, f, b->dense_down, m->o.hidden, next, 1);
+}
+
+static gln_status_t feed_forward(gln_model_t *m, block_t *b, const gln_model_call_t *call,
+                                 void *next) {
+    const int64_t elements = m->rows * m->o.hidden;
+    gln_status_t status = norm(m, b->mid, b->ffn_norm, b->ffn_in, b->ffn_rstd);
+    if (status != GLN_OK) return status;
+    if (b->layer) {
+        const gln_layer_weights_t weights = gln_model_layer_weights(m, b);
+        const gln_layer_step_t step = {
+            .seed = call->seed, .step = call->step, .keep = call->backward};
+        status = gln_layer_forward(b->layer, &weights, &step, b->ffn_in, next);
+        if (status != GLN_OK) return status;
+        status = m->k->ops->add(m->k, elements, b->mid, next);
+    } else {
+        memcpy(next, b->mid, (size_t)elements * gln_dtype_bytes(m->k->dtype));
+    }
+    if (status == GLN_OK && b->dense_gate_up >= 0) status = dense(m, b, next);
+    return status;
+}
+
+gln_status_t gln_model_forward(gln_model_t *m, const gln_model_call_t *call) {
+    gln_status_t status =
+        m->k->ops->embed(m->k, &(gln_embed_t){.n = m->rows,
+                                              .h = m->o.hidden,
+                                              .v = m->o.vocabulary,
+                                              .table = gln_model_weight(m, m->embed),
+                                              .ids = call->ids,
+                                              .out = m->blocks[0].x});
+    for (int i = 0; i < m->o.layers && status == GLN_OK; i++) {
+        block_t *b = &m->blocks[i];
+        void *next = i + 1 < m->o.layers ? m->blocks[i + 1].x : m->last;
+        status = attention(m, b);
+        if (status == GLN_OK) status = feed_forward(m, b, call, next);
+    }
+    if (status != GLN_OK) return status;
+    return norm(m, m->last, m->norm, m->last_in, m->last_rstd);
+}
+
+/* Gradients of the output projection for one chunk of one domain's rows: dW += X^T dlogits, dX =
+ * dlogits W^T. */
+static gln_status_t head_backward(gln_model_t *m, int domain, int64_t row, int64_t n) {
+    const int64_t h = m->o.hidden, v = m->o.vocabulary;
+    const gln_gemm_t weight = {.m = h,
+                               .n = v,
+                               .k = n,
+                               .a = gln_at(m->last_in, row * h, m->k->dtype),
+                               .lda = h,
+                               .b = m->logits,
+                               .ldb = v,
+                               .c = gln_model_gradient(m, m->head, domain),
+                               .ldc = v};
+    const gln_gemm_t input = {.m = n,
+                              .n = h,
+                              .k = v,
+                              .a = m->logits,
+                              .lda = v,
+                              .b = gln_model_weight(m, m->head),
+                              .ldb = v,
+                              .c = gln_at(m->dnorm, row * h, m->k->dtype),
+                              .ldc = h};
+    gln_status_t status = m->k->ops->gemm(
+        m->k, (gln_gemm_mode_t){.form = GLN_GEMM_TN, .accumulate = 1, .c_acc = 1}, &weight, 1);
+    if (status != GLN_OK) return status;
+    return m->k->ops->gemm(m->k, (gln_gemm_mode_t){.form = GLN_GEMM_NT}, &input, 1);
+}
+
+gln_status_t gln_model_loss(gln_model_t *m, const gln_model_call_t *call) {
+    const int64_t h = m->o.hidden, v = m->o.vocabulary;
+    for (int d = 0; d < m->parallel->local_domains; d++) {
+        const int64_t end = (d + 1) * m->tokens;
+        for (int64_t row = d * m->tokens; row < end; row += m->chunk) {
+            const int64_t n = end - row < m->chunk ? end - row : m->chunk;
+            const gln_gemm_t item = {.m = n,
+                                     .n = v,
+                                     .k = h,
+                                     .a = gln_at(m->last_in, row * h, m->k->dtype),
+                                     .lda = h,
+                                     .b = gln_model_weight(m, m->head),
+                                     .ldb = v,
+                                     .c = m->logits,
+                                     .ldc = v};
+            gln_status_t status =
+                m->k->ops->gemm(m->k, (gln_gemm_mode_t){.form = GLN_GEMM_NN, .c_acc = 1}, &item, 1);
+            if (status != GLN_OK) return status;
+            status = m->k->ops->cross_entropy(
+                m->k, &(gln_cross_entropy_t){.n = n,
+                                             .v = v,
+                                             .logits = m->logits,
+                                             .target = call->target + row,
+                                             .scale = call->loss_scale,
+                                             .loss = gln_at(m->loss, row, m->k->acc),
+                                             .dlogits = call->backward ? m->logits : NULL});
+            if (status == GLN_OK && call->backward) status = head_backward(m, d, row, n);
+            if (status != GLN_OK) return status;
+        }
+    }
+    return GLN_OK;
+}

@@ -1,0 +1,244 @@
+/* The schema of a run file, and the rules that involve several keys. */
+#include "moe/run_options.h"
+
+#include <math.h>
+#include <string.h>
+
+static const char *const policies[] = {"topk", NULL};
+static const char *const priorities[] = {"score", "max", "position", "random", NULL};
+static const char *const fill_keys[] = {"next", "max", NULL};
+static const char *const ir_token_sets[] = {"auto", "none_left", "any_lost", NULL};
+static const char *const ir_scales[] = {"k", "k_gate", NULL};
+static const char *const weight_forms[] = {"normalized", "p", "topk_softmax", NULL};
+static const char *const backends[] = {"cpu", "ref", NULL};
+static const char *const dtypes[] = {"f32", "f64", NULL};
+static const char *const routings[] = {"dropless", "train", NULL};
+static const char *const resumes[] = {"auto", "never", NULL};
+
+#define AT(member) offsetof(gln_run_options_t, member)
+#define INT(key_, low, high, value_, help_) \
+    { #key_, GLN_CONFIG_INT, AT(key_), low, high, NULL, value_, help_ }
+#define REAL(key_, low, high, value_, help_) \
+    { #key_, GLN_CONFIG_REAL, AT(key_), low, high, NULL, value_, help_ }
+#define BOOL(key_, value_, help_) \
+    { #key_, GLN_CONFIG_BOOL, AT(key_), 0, 0, NULL, value_, help_ }
+#define TEXT(key_, value_, help_) \
+    { #key_, GLN_CONFIG_TEXT, AT(key_), 0, 0, NULL, value_, help_ }
+#define CHOICE(key_, choices_, value_, help_) \
+    { #key_, GLN_CONFIG_CHOICE, AT(key_), 0, 0, choices_, value_, help_ }
+
+#define LARGE 1e9
+
+static const gln_config_field_t fields[] = {
+    INT(model.vocabulary, 2, LARGE, "256", "tokens known to the model; 256 for raw bytes"),
+    INT(model.hidden, 1, 1 << 20, "256", "hidden size H"),
+    INT(model.layers, 1, 4096, "4", "number of blocks"),
+    INT(model.heads, 1, 4096, "8", "attention heads"),
+    INT(model.kv_heads, 1, 4096, "4", "key/value heads; must divide heads"),
+    INT(model.head_dim, 0, 4096, "0", "size of a head, even; 0: hidden / heads"),
+    INT(model.experts, 1, 1 << 20, "8", "experts E of a MoE layer"),
+    INT(model.expert_hidden, 1, 1 << 20, "512", "hidden size F of an expert"),
+    INT(model.dense_hidden, 0, 1 << 20, "0", "hidden size of layers without experts; 0: k * F"),
+    INT(model.shared_hidden, 0, 1 << 20, "0", "hidden size of the shared expert; 0: none"),
+    INT(model.moe_every, 1, 4096, "1", "every n-th layer has experts"),
+    INT(model.sequence, 1, 1 << 24, "256", "sequence length S"),
+    REAL(model.rope_theta, 1, 1e12, "10000", "base of the rotary embedding"),
+    REAL(model.norm_eps, 1e-12, 1, "1e-5", "epsilon of RMSNorm"),
+    REAL(model.init_std, 1e-6, 10, "0.02", "standard deviation of initial weights"),
+
+    CHOICE(router.policy, policies, "topk", "who selects"),
+    INT(router.k, 1, 1 << 20, "1", "routes per token; at most experts"),
+    REAL(router.capacity_factor, 0, INFINITY, "1.0",
+         "slots / (k T / E); inf: dropless; 0 gives no slot"),
+    INT(router.min_capacity, 0, LARGE, "0", "slots per (domain, expert) at least"),
+    CHOICE(router.priority, priorities, "score", "who is served first among equal choice ranks"),
+    BOOL(router.fill, "true", "fill-in rectification: padded slots go to next-best tokens"),
+    CHOICE(router.fill_key, fill_keys, "next",
+           "fill-in candidates ranked by their next or largest p"),
+    INT(router.fill_rank, 0, 1 << 20, "0", "the candidate is the token's r-th expert; 0: k + 1"),
+    BOOL(router.rectify, "true", "intra-device rectification of tokens that lost routes"),
+    CHOICE(router.ir_tokens, ir_token_sets, "auto", "who is short; auto: none_left for k = 1"),
+    BOOL(router.ir_exclude, "false", "rectify only to experts that do not serve the token yet"),
+    REAL(router.ir_capacity, 1, INFINITY, "inf", "rectified rows per local expert and domain"),
+    INT(router.ir_scope, 1, 1 << 20, "1", "domains whose experts count as local"),
+    CHOICE(router.ir_scale, ir_scales, "k",
+           "multiplicity counts from k, or k + 1 where fill is on"),
+    CHOICE(router.weight, weight_forms, "normalized", "weights of the routes served"),
+    BOOL(router.detach, "true", "the weights' denominator gets no gradient"),
+    REAL(router.balance_coef, 0, 1e6, "0.01", "coefficient of the Switch balance loss"),
+    REAL(router.z_coef, 0, 1e6, "0.001", "coefficient of the router z-loss"),
+
+    INT(parallel.domains, 0, 1 << 20, "0", "domains D, part of the run's meaning; 0: one per rank"),
+    INT(parallel.expert_replicas, 1, 1 << 20, "1", "replica groups R"),
+    INT(parallel.threads, 0, 1024, "0", "threads per rank; 0: the cores this rank may use"),
+    CHOICE(parallel.backend, backends, "cpu", "kernels: cpu (oneDNN) or ref (slow, plain C)"),
+    CHOICE(parallel.dtype, dtypes, "f32", "compute type; f64 needs backend ref"),
+
+    INT(train.steps, 0, 1e12, "1000", "optimizer steps in all"),
+    INT(train.batch, 1, LARGE, "32",
+        "sequences per step over all domains; D * accumulation divides it"),
+    INT(train.accumulation, 1, LARGE, "1", "micro-batches per step"),
+    INT(train.seed, 0, 9e15, "1", "seed of weights, data order and draws"),
+    REAL(train.lr, 0, 1e3, "1e-3", "peak learning rate"),
+    REAL(train.lr_min, 0, 1e3, "0", "learning rate at the end of the decay"),
+    INT(train.warmup_steps, 0, 1e12, "0", "linear warm-up"),
+    INT(train.decay_steps, 0, 1e12, "0", "cosine decay reaches lr_min at this step; 0: constant"),
+    REAL(train.beta1, 0, 1, "0.9", "AdamW"),
+    REAL(train.beta2, 0, 1, "0.95", "AdamW"),
+    REAL(train.eps, 0, 1, "1e-8", "AdamW"),
+    REAL(train.weight_decay, 0, 1e3, "0.1", "AdamW, matrices only"),
+    REAL(train.clip, 0, 1e9, "1.0", "bound on the global gradient norm; 0: none"),
+    INT(train.log_every, 1, LARGE, "10", "steps between progress lines"),
+    INT(train.checkpoint_every, 0, 1e12, "0", "steps between checkpoints; 0: only at the end"),
+
+    TEXT(data.train, NULL, "training text or token file"),
+    TEXT(data.valid, "", "validation text or token file; empty: none"),
+
+    INT(eval.every, 0, 1e12, "0", "steps between validations; 0: only at the end"),
+    INT(eval.windows, 0, 1e12, "0", "validation windows; 0: the whole file"),
+    CHOICE(eval.routing, routings, "dropless",
+           "dropless: causal top-k without capacity; or as trained"),
+
+    TEXT(run.dir, NULL, "run directory: config, metrics, checkpoints, report"),
+    CHOICE(run.resume, resumes, "auto", "auto: continue from the newest checkpoint in run.dir"),
+    INT(run.keep_checkpoints, 0, LARGE, "2", "newest checkpoints kept; 0: all"),
+};
+
+const gln_config_field_t *gln_run_fields(int *count) {
+    *count = (int)(sizeof fields / sizeof fields[0]);
+    return fields;
+}
+
+static gln_status_t check_model(const gln_config_t *c, const gln_run_options_t *r) {
+    if (r->model.heads % r->model.kv_heads != 0)
+        return gln_config_fail(c, "model.kv_heads", "must divide model.heads = %lld, found %lld",
+                               (long long)r->model.heads, (long long)r->model.kv_heads);
+    if (r->model.head_dim == 0 && r->model.hidden % r->model.heads != 0)
+        return gln_config_fail(c, "model.heads",
+                               "must divide model.hidden = %lld, found %lld; or set model.head_dim",
+                               (long long)r->model.hidden, (long long)r->model.heads);
+    int64_t dh = r->model.head_dim ? r->model.head_dim : r->model.hidden / r->model.heads;
+    if (dh % 2 != 0)
+        return gln_config_fail(c, "model.head_dim", "must be even, found %lld", (long long)dh);
+    if (r->router.k > r->model.experts)
+        return gln_config_fail(c, "router.k", "at most model.experts = %lld, found %lld",
+                               (long long)r->model.experts, (long long)r->router.k);
+    if (r->router.fill_rank != 0 && r->router.fill_rank <= r->router.k)
+        return gln_config_fail(c, "router.fill_rank",
+                               "0 or at least router.k + 1 = %lld, found %lld",
+                               (long long)r->router.k + 1, (long long)r->router.fill_rank);
+    if (r->model.layers < r->model.moe_every)
+        return gln_config_fail(c, "model.moe_every", "at most model.layers = %lld, found %lld",
+                               (long long)r->model.layers, (long long)r->model.moe_every);
+    return GLN_OK;
+}
+
+static gln_status_t check_parallel(const gln_config_t *c, const gln_run_options_t *r, int ranks) {
+    int64_t domains = r->parallel.domains, replicas = r->parallel.expert_replicas;
+    if (domains % ranks != 0)
+        return gln_config_fail(
+            c, "parallel.domains",
+            "must be a multiple of the %d ranks, found %lld; run on fewer ranks or "
+            "set a multiple of %d",
+            ranks, (long long)domains, ranks);
+    if (domains % replicas != 0)
+        return gln_config_fail(c, "parallel.expert_replicas",
+                               "must divide parallel.domains = %lld, found %lld",
+                               (long long)domains, (long long)replicas);
+    if (ranks % replicas != 0 && replicas % ranks != 0)
+        return gln_config_fail(c, "parallel.expert_replicas",
+                               "must divide the %d ranks or be a multiple of them, found %lld",
+                               ranks, (long long)replicas);
+    int64_t group = domains / replicas;
+    if (r->model.experts % group != 0)
+        return gln_config_fail(
+            c, "model.experts",
+            "must be a multiple of parallel.domains / parallel.expert_replicas = "
+            "%lld, found %lld",
+            (long long)group, (long long)r->model.experts);
+    if (group % r->router.ir_scope != 0)
+        return gln_config_fail(
+            c, "router.ir_scope",
+            "must divide parallel.domains / parallel.expert_replicas = %lld, found %lld",
+            (long long)group, (long long)r->router.ir_scope);
+    if (r->train.batch % (domains * r->train.accumulation) != 0)
+        return gln_config_fail(
+            c, "train.batch",
+            "must be a multiple of parallel.domains * train.accumulation = %lld, "
+            "found %lld",
+            (long long)(domains * r->train.accumulation), (long long)r->train.batch);
+    if (r->parallel.dtype == 1 && r->parallel.backend != 1)
+        return gln_config_fail(c, "parallel.dtype",
+                               "f64 runs on backend ref alone; set parallel.backend: ref, or f32");
+    return GLN_OK;
+}
+
+gln_status_t gln_run_options_load(const char *path, const char *const *overrides,
+                                  int overrides_count, int ranks, gln_run_options_t *out) {
+    gln_run_options_t run;
+    gln_config_t *config = NULL;
+    int count = 0;
+    memset(&run, 0, sizeof run);
+    gln_run_fields(&count);
+    gln_status_t status =
+        gln_config_load(fields, count, path, overrides, overrides_count, &run, sizeof run, &config);
+    if (status != GLN_OK) return status;
+    if (run.parallel.domains == 0) run.parallel.domains = ranks;
+    status = check_model(config, &run);
+    if (status == GLN_OK) status = check_parallel(config, &run, ranks);
+    if (status == GLN_OK && run.data.train[0] == 0)
+        status = gln_config_fail(config, "data.train", "must name a file, found an empty text");
+    if (status == GLN_OK && run.run.dir[0] == 0)
+        status = gln_config_fail(config, "run.dir", "must name a folder, found an empty text");
+    gln_config_close(config);
+    if (status != GLN_OK) return status;
+    if (run.model.head_dim == 0) run.model.head_dim = run.model.hidden / run.model.heads;
+    if (run.model.dense_hidden == 0)
+        run.model.dense_hidden = run.router.k * run.model.expert_hidden;
+    *out = run;
+    return GLN_OK;
+}
+
+static gln_router_options_t router_options(const gln_run_options_t *run) {
+    return (gln_router_options_t){
+        .k = (int)run->router.k,
+        /* 0 means "default" to the library; here it was said: the smallest factor gives no slot */
+        .capacity_factor = run->router.capacity_factor > 0 ? run->router.capacity_factor : 1e-300,
+        .min_capacity = (int)run->router.min_capacity,
+        .priority = (gln_priority_t)run->router.priority,
+        .fill = run->router.fill,
+        .fill_key = (gln_fill_key_t)run->router.fill_key,
+        .fill_rank = (int)run->router.fill_rank,
+        .rectify = run->router.rectify,
+        .ir_tokens = (gln_ir_tokens_t)run->router.ir_tokens,
+        .ir_exclude = run->router.ir_exclude,
+        .ir_capacity = isinf(run->router.ir_capacity) ? 0 : (int64_t)run->router.ir_capacity,
+        .ir_scope = (int)run->router.ir_scope,
+        .ir_scale = (gln_ir_scale_t)run->router.ir_scale,
+        .weight = (gln_route_weight_t)run->router.weight,
+        .attached = !run->router.detach,
+        .balance_coef = run->router.balance_coef,
+        .z_coef = run->router.z_coef,
+    };
+}
+
+gln_model_options_t gln_run_model_options(const gln_run_options_t *run) {
+    return (gln_model_options_t){
+        .vocabulary = (int)run->model.vocabulary,
+        .hidden = run->model.hidden,
+        .layers = (int)run->model.layers,
+        .heads = (int)run->model.heads,
+        .kv_heads = (int)run->model.kv_heads,
+        .head_dim = (int)run->model.head_dim,
+        .experts = (int)run->model.experts,
+        .expert_hidden = run->model.expert_hidden,
+        .dense_hidden = run->model.dense_hidden,
+        .shared_hidden = run->model.shared_hidden,
+        .moe_every = (int)run->model.moe_every,
+        .sequence = run->model.sequence,
+        .rope_theta = run->model.rope_theta,
+        .norm_eps = run->model.norm_eps,
+        .init_std = run->model.init_std,
+        .router = router_options(run),
+    };
+}

@@ -1,0 +1,257 @@
+/* Opening a training run, and one optimizer step: micro-batches forward and backward, then the
+ * optimizer. Sequence i of a micro-batch belongs to domain i / (sequences per domain): which text a
+ * domain sees depends on D, never on P. */
+#include "moe/trainer_internal.h"
+
+#include "base/log.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+double gln_seconds(void);
+
+double gln_seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static gln_status_t open_data(gln_trainer_t *x) {
+    const gln_run_options_t *run = &x->run;
+    gln_status_t status = GLN_OK;
+    if (x->mode == GLN_TRAINER_TRAIN)
+        status = gln_data_open(run->data.train, (int)run->model.vocabulary, run->model.sequence,
+                               &x->train);
+    if (status == GLN_OK && run->data.valid[0])
+        status = gln_data_open(run->data.valid, (int)run->model.vocabulary, run->model.sequence,
+                               &x->valid);
+    int rank = 0;
+    return gln_comm_agree(x->comm, status, &rank);
+}
+
+static gln_status_t open_kernels(gln_trainer_t *x) {
+    const gln_run_options_t *run = &x->run;
+    const int threads = run->parallel.threads > 0 ? (int)run->parallel.threads : 1;
+    gln_status_t status = gln_pool_open(threads, &x->pool);
+    if (status == GLN_OK)
+        status =
+            gln_kernels_open(run->parallel.backend == 1 ? GLN_BACKEND_REF : GLN_BACKEND_CPU,
+                             run->parallel.dtype == 1 ? GLN_F64 : GLN_F32, x->pool, &x->kernels);
+    int rank = 0;
+    return gln_comm_agree(x->comm, status, &rank);
+}
+
+/* A model that evaluates with plain, dropless top-k on the trainer's weights: a token's loss then
+ * depends on its past alone. Few sequences at a time keep its worst-case buffers small. */
+static gln_status_t open_eval_model(gln_trainer_t *x) {
+    gln_model_options_t options = gln_run_model_options(&x->run);
+    int64_t few = 1024 / x->run.model.sequence;
+    if (few < 1) few = 1;
+    if (few < x->eval_sequences) x->eval_sequences = few;
+    options.router.capacity_factor = INFINITY;
+    options.router.fill = 0;
+    options.router.rectify = 0;
+    return gln_model_open(&x->parallel, x->kernels, &options, x->eval_sequences, 0,
+                          gln_model_params(x->model), &x->eval_model);
+}
+
+static gln_status_t open_models(gln_trainer_t *x) {
+    const gln_run_options_t *run = &x->run;
+    const gln_model_options_t options = gln_run_model_options(run);
+    const int training = x->mode == GLN_TRAINER_TRAIN;
+    x->sequences = run->train.batch / (x->parallel.domains * run->train.accumulation);
+    if (x->sequences < 1) x->sequences = 1;
+    x->eval_sequences = x->sequences;
+    gln_status_t status =
+        gln_model_open(&x->parallel, x->kernels, &options, x->sequences, training, NULL, &x->model);
+    if (status == GLN_OK && x->valid && run->eval.routing == 0) status = open_eval_model(x);
+    if (status == GLN_OK && training) {
+        const gln_optimizer_options_t o = {.lr = run->train.lr,
+                                           .lr_min = run->train.lr_min,
+                                           .beta1 = run->train.beta1,
+                                           .beta2 = run->train.beta2,
+                                           .eps = run->train.eps,
+                                           .weight_decay = run->train.weight_decay,
+                                           .clip = run->train.clip,
+                                           .warmup_steps = run->train.warmup_steps,
+                                           .decay_steps = run->train.decay_steps};
+        status = gln_optimizer_open(gln_model_params(x->model), x->kernels, &o, &x->optimizer);
+    }
+    const size_t tokens = (size_t)(x->parallel.local_domains * x->sequences * run->model.sequence);
+    if (status == GLN_OK) {
+        x->ids = calloc(tokens, sizeof *x->ids);
+        x->target = calloc(tokens, sizeof *x->target);
+        if (!x->ids || !x->target)
+            status = gln_fail(GLN_ERR_MEMORY, "no memory for a batch of %zu tokens", tokens);
+    }
+    int rank = 0;
+    return gln_comm_agree(x->comm, status, &rank);
+}
+
+gln_status_t gln_trainer_open(gln_comm_t *comm, const gln_run_options_t *run,
+                              gln_trainer_mode_t mode, gln_trainer_t **out) {
+    gln_trainer_t *x = calloc(1, sizeof *x);
+    if (!x) return gln_fail(GLN_ERR_MEMORY, "no memory for a trainer");
+    x->comm = comm;
+    x->run = *run;
+    x->mode = mode;
+    gln_status_t status =
+        gln_parallel_open(comm, (int)run->parallel.domains, (int)run->parallel.expert_replicas,
+                          (int)run->model.experts, &x->parallel);
+    if (status == GLN_OK) status = open_data(x);
+    if (status == GLN_OK) status = open_kernels(x);
+    if (status == GLN_OK) status = open_models(x);
+    if (status != GLN_OK) {
+        gln_trainer_close(x);
+        return status;
+    }
+    gln_params_init(gln_model_params(x->model), (uint64_t)run->train.seed);
+    *out = x;
+    return GLN_OK;
+}
+
+void gln_trainer_close(gln_trainer_t *x) {
+    if (!x) return;
+    free(x->target);
+    free(x->ids);
+    gln_optimizer_close(x->optimizer);
+    gln_model_close(x->eval_model);
+    gln_model_close(x->model);
+    gln_kernels_close(x->kernels);
+    gln_pool_close(x->pool);
+    gln_data_close(x->valid);
+    gln_data_close(x->train);
+    gln_parallel_close(&x->parallel);
+    free(x);
+}
+
+int64_t gln_trainer_at(const gln_trainer_t *x) {
+    return x->at;
+}
+
+gln_model_t *gln_trainer_model(gln_trainer_t *x) {
+    return x->model;
+}
+
+/* ---- a step -------------------------------------------------------------------------------------
+ */
+
+static void load_micro_batch(gln_trainer_t *x, int64_t micro) {
+    const int64_t s = x->run.model.sequence;
+    const int64_t number =
+        x->at * x->run.train.accumulation + micro; /* micro-batches before this one */
+    const int64_t first = (number * x->parallel.domains + x->parallel.first_domain) * x->sequences;
+    for (int64_t i = 0; i < x->parallel.local_domains * x->sequences; i++)
+        gln_data_sample(x->train, (uint64_t)x->run.train.seed, first + i, x->ids + i * s,
+                        x->target + i * s);
+}
+
+static void add_result(gln_step_report_t *r, const gln_model_result_t *one,
+                       const gln_layer_times_t *times) {
+    r->loss += one->loss_sum;
+    r->balance_loss += one->balance_loss;
+    r->z_loss += one->z_loss;
+    r->tokens += one->tokens;
+    gln_ledger_add(&r->ledger, &one->ledger);
+    r->traffic.rank_rows += one->traffic.rank_rows;
+    r->traffic.node_rows += one->traffic.node_rows;
+    r->traffic.remote_rows += one->traffic.remote_rows;
+    r->traffic.rank_bytes += one->traffic.rank_bytes;
+    r->traffic.node_bytes += one->traffic.node_bytes;
+    r->traffic.remote_bytes += one->traffic.remote_bytes;
+    r->gemm_seconds += times->gemm;
+    r->exchange_seconds += times->exchange;
+    r->router_seconds += times->router;
+}
+
+static gln_status_t run_micro_batches(gln_trainer_t *x, gln_step_report_t *r) {
+    const int64_t micro_batches = x->run.train.accumulation;
+    const int64_t tokens = x->run.train.batch * x->run.model.sequence;
+    for (int64_t i = 0; i < micro_batches; i++) {
+        load_micro_batch(x, i);
+        const gln_model_call_t call = {
+            .ids = x->ids,
+            .target = x->target,
+            .seed = (uint64_t)x->run.train.seed,
+            .step = x->at * micro_batches + i,
+            .backward = 1,
+            .loss_scale = 1.0 / (double)tokens,
+            .aux_scale = 1.0 / ((double)x->parallel.domains * (double)micro_batches)};
+        gln_model_result_t one;
+        gln_status_t status = gln_model_run(x->model, &call, &one);
+        if (status != GLN_OK) return status;
+        const gln_layer_times_t times = gln_model_times(x->model);
+        add_result(r, &one, &times);
+    }
+    r->loss /= (double)r->tokens;
+    r->balance_loss /= (double)micro_batches;
+    r->z_loss /= (double)micro_batches;
+    return gln_ledger_check(&r->ledger, "all micro-batches of a step");
+}
+
+gln_status_t gln_trainer_step(gln_trainer_t *x, gln_step_report_t *report) {
+    const double start = gln_seconds();
+    gln_step_report_t r;
+    memset(&r, 0, sizeof r);
+    if (!x->optimizer)
+        return gln_fail(GLN_ERR_ARGUMENT, "this trainer was not opened for training");
+    gln_params_zero_grad(gln_model_params(x->model));
+    gln_status_t status = run_micro_batches(x, &r);
+    if (status != GLN_OK) return status;
+    if (!isfinite(r.loss))
+        return gln_fail(
+            GLN_ERR_NUMERIC,
+            "step %lld: the loss is %g; nothing was updated: lower train.lr, or resume from "
+            "the last checkpoint",
+            (long long)x->at + 1, r.loss);
+    status = gln_optimizer_step(x->optimizer, x->at + 1, &r.grad_norm);
+    if (status != GLN_OK) return status;
+    x->at++;
+    r.step = x->at;
+    const gln_optimizer_options_t schedule = {.lr = x->run.train.lr,
+                                              .lr_min = x->run.train.lr_min,
+                                              .warmup_steps = x->run.train.warmup_steps,
+                                              .decay_steps = x->run.train.decay_steps};
+    r.lr = gln_optimizer_lr(&schedule, x->at);
+    r.seconds = gln_seconds() - start;
+    *report = r;
+    return GLN_OK;
+}
+
+/* ---- evaluation ---------------------------------------------------------------------------------
+ */
+
+gln_status_t gln_trainer_evaluate(gln_trainer_t *x, gln_eval_report_t *report) {
+    const double start = gln_seconds();
+    const int64_t s = x->run.model.sequence;
+    gln_model_t *model = x->eval_model ? x->eval_model : x->model;
+    gln_eval_report_t r;
+    memset(&r, 0, sizeof r);
+    if (!x->valid) return gln_fail(GLN_ERR_ARGUMENT, "no validation data: set data.valid");
+    int64_t windows = gln_data_windows(x->valid);
+    if (x->run.eval.windows > 0 && x->run.eval.windows < windows) windows = x->run.eval.windows;
+    const int64_t per_call = x->parallel.domains * x->eval_sequences;
+    for (int64_t first = 0; first < windows; first += per_call) {
+        const int64_t mine = first + x->parallel.first_domain * x->eval_sequences;
+        for (int64_t i = 0; i < x->parallel.local_domains * x->eval_sequences; i++) {
+            /* past the last window wanted: a window past the end of the data counts nothing */
+            const int64_t window = mine + i < windows ? mine + i : gln_data_windows(x->valid);
+            gln_data_window(x->valid, window, x->ids + i * s, x->target + i * s);
+        }
+        const gln_model_call_t call = {
+            .ids = x->ids, .target = x->target, .seed = (uint64_t)x->run.train.seed, .step = -1};
+        gln_model_result_t one;
+        gln_status_t status = gln_model_run(model, &call, &one);
+        if (status != GLN_OK) return status;
+        r.loss += one.loss_sum;
+        r.tokens += one.tokens;
+        gln_ledger_add(&r.ledger, &one.ledger);
+    }
+    r.loss /= (double)(r.tokens > 0 ? r.tokens : 1);
+    r.bits_per_byte = r.loss / log(2.0);
+    r.seconds = gln_seconds() - start;
+    *report = r;
+    return GLN_OK;
+}

@@ -1,0 +1,27 @@
+/* Inside of a trainer: what steps, evaluation, checkpoints and generation share. */
+#ifndef GLN_MOE_TRAINER_INTERNAL_H
+#define GLN_MOE_TRAINER_INTERNAL_H
+
+#include "moe/checkpoint.h"
+#include "moe/data.h"
+#include "moe/optimizer.h"
+#include "moe/trainer.h"
+
+struct gln_trainer {
+    gln_comm_t *comm; /* borrowed */
+    gln_run_options_t run;
+    gln_trainer_mode_t mode;
+    gln_parallel_t parallel;
+    gln_pool_t *pool;
+    gln_kernels_t *kernels;
+    gln_data_t *train, *valid;
+    gln_model_t *model;      /* owns the weights */
+    gln_model_t *eval_model; /* forward only, dropless, on the same weights; NULL: use `model` */
+    int64_t sequences;       /* per domain and micro-batch */
+    int64_t eval_sequences;  /* per domain and call of the evaluation */
+    gln_optimizer_t *optimizer;
+    int32_t *ids, *target; /* [local_domains * sequences, S] */
+    int64_t at;            /* optimizer steps done */
+};
+
+#endif
