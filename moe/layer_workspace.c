@@ -24,11 +24,11 @@ gln_status_t gln_layer_check_options(const gln_parallel_t *parallel, const gln_k
             "layer: activations in %s with statistics in %s are not supported; open the "
             "kernels in f32 or f64",
             gln_dtype_name(kernels->dtype), gln_dtype_name(kernels->acc));
-    if (options->tokens < 0 || options->hidden < 1 || options->expert_hidden < 1)
+    if (options->tokens < 1 || options->hidden < 1 || options->expert_hidden < 1)
         return gln_fail(
             GLN_ERR_ARGUMENT,
-            "layer: tokens must be at least 0, hidden and expert_hidden at least 1; found "
-            "%lld, %lld, %lld",
+            "layer: tokens, hidden and expert_hidden must be at least 1; found %lld, %lld, "
+            "%lld",
             (long long)options->tokens, (long long)options->hidden,
             (long long)options->expert_hidden);
     return GLN_OK;
