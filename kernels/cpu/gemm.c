@@ -1,0 +1,208 @@
+/* Grouped matrix products out of oneDNN products of fixed shape, 2 m n k operations.
+ *
+ * NN and NT cut the rows of every item into blocks of fixed sizes; each block is a task. TN cuts C
+ * into tiles of rows, each a task, and walks over the summed rows in chunks of fixed sizes, largest
+ * first, adding each to C: the order depends on their number alone. What a block does not fill is
+ * zeros, what is strided is copied: the library is fast, and a row's bits are its own, only where
+ * operands are dense. A copy costs 1/(2 n) or 1/(2 k) of the product.
+ *
+ * Blocks of a row count are chosen by the work in the call (about 32 tasks or more), which is free
+ * to choose because it does not change a bit; see product.c. */
+#include <string.h>
+
+#include "base/clones.h"
+#include "base/log.h"
+#include "kernels/cpu/gemm_shape.h"
+
+#define TASKS_WANTED 32
+#define BLOCK_ROWS_MIN 32 /* smaller only as a rest: they read B too often */
+
+typedef struct gemm_run {
+    gln_cpu_state_t *state;
+    int items_count;
+} gemm_run_t;
+
+/* [rows, columns] from row stride `from_ld` to `to_ld`. */
+static void copy_rows(const float *from, int64_t from_ld, int64_t rows, int64_t columns,
+                      int64_t to_ld, float *to) {
+    for (int64_t i = 0; i < rows; ++i)
+        memcpy(to + i * to_ld, from + i * from_ld, (size_t)columns * sizeof *to);
+}
+
+static void zero_rows(float *to, int64_t rows, int64_t columns) {
+    if (rows > 0 && columns > 0) memset(to, 0, (size_t)(rows * columns) * sizeof *to);
+}
+
+/* Dense [size, columns] view of `rows` rows: the rows themselves, or a copy filled up with zeros.
+ */
+static const float *dense_rows(const float *from, int64_t ld, int64_t rows, int64_t columns,
+                               int64_t size, float *copy) {
+    if (ld == columns && rows == size) return from;
+    copy_rows(from, ld, rows, columns, columns, copy);
+    zero_rows(copy + rows * columns, size - rows, columns);
+    return copy;
+}
+
+/* One block of rows of NN or NT. */
+static void run_rows(gln_cpu_state_t *state, const gln_gemm_item_t *item, int block, int worker) {
+    const gln_gemm_t *g = &item->args;
+    const gln_gemm_shape_t *shape = item->shape;
+    gln_gemm_block_t at = gln_gemm_block_at(shape, item->first_size, g->m, block);
+    int64_t size = shape->sizes[at.size];
+    char *scratch = state->scratch[worker];
+    const float *a = (const float *)g->a + at.start * g->lda;
+    const float *b = g->b;
+    float *c = (float *)g->c + at.start * g->ldc, *c_run = c;
+    int c_copied = !item->c_dense || at.rows < size;
+
+    a = dense_rows(a, g->lda, at.rows, g->k, size, (float *)(scratch + item->a_at));
+    if (!item->b_dense) {
+        int nt = shape->mode.form == GLN_GEMM_NT;
+
+        b = dense_rows(b, g->ldb, nt ? g->n : g->k, nt ? g->k : g->n, nt ? g->n : g->k,
+                       (float *)(scratch + item->b_at));
+    }
+    if (c_copied) {
+        c_run = (float *)(scratch + item->c_at);
+        if (shape->mode.accumulate) {
+            copy_rows(c, g->ldc, at.rows, g->n, g->n, c_run);
+            zero_rows(c_run + at.rows * g->n, size - at.rows, g->n);
+        }
+    }
+    gln_product_run(state, shape->products[at.size], worker, a, b, c_run, scratch);
+    if (c_copied) copy_rows(c_run, g->n, at.rows, g->n, g->ldc, c);
+}
+
+/* One tile of rows of C of TN: all chunks of the summed rows. */
+static void run_tile(gln_cpu_state_t *state, const gln_gemm_item_t *item, int tile, int worker) {
+    const gln_gemm_t *g = &item->args;
+    const gln_gemm_shape_t *shape = item->shape;
+    int64_t first = tile * shape->tile, rows = gln_cpu_min(shape->tile, g->m - first);
+    const gln_product_t *const *products = rows < shape->tile ? shape->last : shape->products;
+    char *scratch = state->scratch[worker];
+    float *c = (float *)g->c + first * g->ldc;
+    float *c_run = item->c_dense ? c : (float *)(scratch + item->c_at);
+    int blocks = gln_gemm_blocks(shape, 0, g->k);
+
+    if (!shape->mode.accumulate)
+        zero_rows(c_run, rows, g->n);
+    else if (!item->c_dense)
+        copy_rows(c, g->ldc, rows, g->n, g->n, c_run);
+    for (int block = 0; block < blocks; ++block) {
+        gln_gemm_block_t at = gln_gemm_block_at(shape, 0, g->k, block);
+        int64_t size = shape->sizes[at.size];
+        const float *a = dense_rows((const float *)g->a + at.start * g->lda + first, g->lda,
+                                    at.rows, rows, size, (float *)(scratch + item->a_at));
+        const float *b = dense_rows((const float *)g->b + at.start * g->ldb, g->ldb, at.rows, g->n,
+                                    size, (float *)(scratch + item->b_at));
+
+        gln_product_run(state, products[at.size], worker, a, b, c_run, scratch);
+    }
+    if (!item->c_dense) copy_rows(c_run, g->n, rows, g->n, g->ldc, c);
+}
+
+static void gemm_task(void *ctx, int task, int worker) {
+    const gemm_run_t *run = ctx;
+    const gln_gemm_item_t *items = run->state->items;
+    int low = 0, high = run->items_count - 1; /* the last item that starts at or before the task */
+
+    while (low < high) {
+        int middle = (low + high + 1) / 2;
+
+        if (items[middle].first_task <= task)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    if (items[low].shape->mode.form == GLN_GEMM_TN)
+        run_tile(run->state, &items[low], task - items[low].first_task, worker);
+    else
+        run_rows(run->state, &items[low], task - items[low].first_task, worker);
+}
+
+/* C of a product over nothing. */
+static void zero_c(gln_gemm_mode_t mode, const gln_gemm_t *g) {
+    for (int64_t i = 0; i < g->m && !mode.accumulate; ++i)
+        zero_rows((float *)g->c + i * g->ldc, 1, g->n);
+}
+
+/* Cut one item. @param work_per_task 2 m n k of a task wanted. @return bytes of scratch it needs.
+ */
+static size_t plan_item(gln_gemm_item_t *item, double work_per_task) {
+    const gln_gemm_t *g = &item->args;
+    const gln_gemm_shape_t *shape = item->shape;
+    int tn = shape->mode.form == GLN_GEMM_TN, nt = shape->mode.form == GLN_GEMM_NT;
+    int64_t least = shape->sizes[shape->sizes_count - 1], size = shape->sizes[0], a, b, c;
+
+    item->a_dense = g->lda == (tn ? g->m : g->k);
+    item->b_dense = g->ldb == (nt ? g->k : g->n);
+    item->c_dense = g->ldc == g->n;
+    item->first_size = 0;
+    if (tn) {
+        a = size * shape->tile;
+        b = (item->b_dense ? least : size) * g->n;
+        c = item->c_dense ? 0 : shape->tile * g->n;
+        item->tasks_count = (int)((g->m + shape->tile - 1) / shape->tile);
+    } else {
+        while (item->first_size + 1 < shape->sizes_count &&
+               shape->sizes[item->first_size + 1] >= BLOCK_ROWS_MIN &&
+               2.0 * (double)shape->sizes[item->first_size] * (double)g->n * (double)g->k >
+                   work_per_task)
+            ++item->first_size;
+        size = shape->sizes[item->first_size];
+        a = (item->a_dense ? least : size) * g->k;
+        b = item->b_dense ? 0 : g->k * g->n;
+        c = (item->c_dense ? least : size) * g->n;
+        item->tasks_count = gln_gemm_blocks(shape, item->first_size, g->m);
+    }
+    item->a_at = shape->scratchpad_bytes;
+    item->b_at = item->a_at + gln_cpu_bytes(a, sizeof(float));
+    item->c_at = item->b_at + gln_cpu_bytes(b, sizeof(float));
+    return item->c_at + gln_cpu_bytes(c, sizeof(float));
+}
+
+/* Run up to GLN_CPU_ITEMS_MAX items. */
+static gln_status_t run_items(gln_cpu_state_t *state, gln_gemm_mode_t mode, const gln_gemm_t *items,
+                              int count) {
+    gemm_run_t run = {state, 0};
+    double work = 0;
+    size_t scratch_bytes = 0;
+    int tasks_count = 0;
+    gln_status_t status;
+
+    for (int i = 0; i < count; ++i)
+        work += 2.0 * (double)items[i].m * (double)items[i].n * (double)items[i].k;
+    for (int i = 0; i < count; ++i) {
+        gln_gemm_item_t *item = &state->items[run.items_count];
+        size_t bytes;
+
+        if (items[i].m == 0 || items[i].n == 0) continue;
+        if (items[i].k == 0) {
+            zero_c(mode, &items[i]);
+            continue;
+        }
+        item->args = items[i];
+        status = gln_gemm_shape_get(state, mode, &items[i], &item->shape);
+        if (status != GLN_OK) return status;
+        bytes = plan_item(item, work / TASKS_WANTED);
+        if (bytes > scratch_bytes) scratch_bytes = bytes;
+        item->first_task = tasks_count;
+        tasks_count += item->tasks_count;
+        ++run.items_count;
+    }
+    status = gln_cpu_scratch(state, scratch_bytes);
+    if (status == GLN_OK) gln_pool_run(state->pool, tasks_count, gemm_task, &run);
+    return status;
+}
+
+gln_status_t gln_cpu_gemm(gln_kernels_t *k, gln_gemm_mode_t mode, const gln_gemm_t *items,
+                          int count) {
+    gln_cpu_state_t *state = k->state;
+    int entered = gln_cpu_library_enter(state);
+    gln_status_t status = GLN_OK;
+
+    for (int first = 0; first < count && status == GLN_OK; first += GLN_CPU_ITEMS_MAX)
+        status = run_items(state, mode, items + first,
+                           (int)gln_cpu_min(count - first, GLN_CPU_ITEMS_MAX));
+    return gln_cpu_library_leave(state, entered, status);
+}

@@ -1,0 +1,57 @@
+/* How products of one shape are cut into products of fixed size. Included by kernels/cpu alone. */
+#ifndef GLN_KERNELS_CPU_GEMM_SHAPE_H
+#define GLN_KERNELS_CPU_GEMM_SHAPE_H
+
+#include "kernels/cpu/cpu_internal.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define GLN_GEMM_SIZES_MAX 5
+
+/* What stays the same while the number of rows varies. The cut dimension is m (NN, NT) or k (TN):
+ * blocks of sizes[0] > sizes[1] > ... rows, the largest first, and a last block of sizes_count - 1
+ * filled up with zeros. */
+typedef struct gln_gemm_shape {
+    gln_gemm_mode_t mode;
+    int64_t n, inner; /* inner: k (NN, NT) or m (TN) */
+    int sizes_count;
+    int sizes[GLN_GEMM_SIZES_MAX];
+    const gln_product_t *products[GLN_GEMM_SIZES_MAX];
+    int rows_independent;
+    int64_t tile;                                  /* TN: rows of C of one task */
+    const gln_product_t *last[GLN_GEMM_SIZES_MAX]; /* TN: for the last, smaller tile, or NULL */
+    size_t scratchpad_bytes;                       /* the most that one of the products needs */
+    struct gln_gemm_shape *next;
+} gln_gemm_shape_t;
+
+/* One product of a call, cut into tasks. */
+typedef struct gln_gemm_item {
+    gln_gemm_t args;
+    const gln_gemm_shape_t *shape;
+    int first_size; /* NN, NT: index of the largest block */
+    int first_task, tasks_count;
+    int a_dense, b_dense, c_dense;
+    size_t a_at, b_at, c_at; /* offsets of copies in scratch */
+} gln_gemm_item_t;
+
+/** Find or make the products of a shape. As gln_product_get. */
+gln_status_t gln_gemm_shape_get(gln_cpu_state_t *state, gln_gemm_mode_t mode,
+                                const gln_gemm_t *args, const gln_gemm_shape_t **out);
+
+/** Where block number `block` of `rows` rows starts, how many of them it covers and which size runs
+ *  it. Blocks larger than sizes[first_size] are not used. */
+typedef struct gln_gemm_block {
+    int64_t start, rows;
+    int size; /* index */
+} gln_gemm_block_t;
+
+gln_gemm_block_t gln_gemm_block_at(const gln_gemm_shape_t *shape, int first_size, int64_t rows,
+                                   int block);
+int gln_gemm_blocks(const gln_gemm_shape_t *shape, int first_size, int64_t rows);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,129 @@
+/* AdamW in one pass, an in-place sum, and the sum of squares, O(n) each, bound by memory. */
+#include <math.h>
+
+#include "base/clones.h"
+#include "kernels/cpu/cpu_internal.h"
+
+#define SQUARES_BLOCK 32768 /* elements of one partial sum */
+
+typedef struct adamw_factors {
+    float lr, beta1, rest1, beta2, rest2, eps, decay, grad_scale, correct_m, correct_v;
+} adamw_factors_t;
+
+typedef struct adamw_run {
+    const gln_adamw_t *args;
+    adamw_factors_t factors;
+} adamw_run_t;
+
+typedef struct elements_run {
+    int64_t n, first;
+    const float *x;
+    float *y;
+    double *squares;
+} elements_run_t;
+
+GLN_CLONES static void adamw_range(const adamw_factors_t *factors, const float *restrict g,
+                                   int64_t count, float *restrict w, float *restrict m,
+                                   float *restrict v) {
+    const adamw_factors_t f = *factors;
+
+    for (int64_t i = 0; i < count; ++i) {
+        float gradient = f.grad_scale * g[i];
+        float m_new = f.beta1 * m[i] + f.rest1 * gradient;
+        float v_new = f.beta2 * v[i] + f.rest2 * gradient * gradient;
+        float step = (m_new * f.correct_m) / (sqrtf(v_new * f.correct_v) + f.eps);
+
+        w[i] -= f.lr * (step + f.decay * w[i]);
+        m[i] = m_new;
+        v[i] = v_new;
+    }
+}
+
+static void adamw_task(void *ctx, int task, int worker) {
+    const adamw_run_t *run = ctx;
+    int64_t first = (int64_t)task * GLN_CPU_TASK_ELEMENTS;
+    int64_t count = gln_cpu_min(GLN_CPU_TASK_ELEMENTS, run->args->n - first);
+    float *w = (float *)run->args->w + first;
+
+    (void)worker;
+    adamw_range(&run->factors, (const float *)run->args->g + first, count, w,
+                (float *)run->args->m + first, (float *)run->args->v + first);
+    /* for a caller that keeps a second copy though it need not in this type */
+    for (int64_t i = 0; run->args->w_compute != NULL && i < count; ++i)
+        ((float *)run->args->w_compute)[first + i] = w[i];
+}
+
+gln_status_t gln_cpu_adamw(gln_kernels_t *k, const gln_adamw_t *args) {
+    adamw_run_t run = {args,
+                       {.lr = (float)args->lr,
+                        .beta1 = (float)args->beta1,
+                        .rest1 = (float)(1.0 - args->beta1),
+                        .beta2 = (float)args->beta2,
+                        .rest2 = (float)(1.0 - args->beta2),
+                        .eps = (float)args->eps,
+                        .decay = (float)args->weight_decay,
+                        .grad_scale = (float)args->grad_scale,
+                        .correct_m = (float)(1.0 / (1.0 - pow(args->beta1, (double)args->t))),
+                        .correct_v = (float)(1.0 / (1.0 - pow(args->beta2, (double)args->t)))}};
+
+    gln_pool_run(k->pool, gln_cpu_tasks(args->n, GLN_CPU_TASK_ELEMENTS), adamw_task, &run);
+    return GLN_OK;
+}
+
+GLN_CLONES static void add_range(const float *restrict x, int64_t count, float *restrict y) {
+    for (int64_t i = 0; i < count; ++i)
+        y[i] += x[i];
+}
+
+static void add_task(void *ctx, int task, int worker) {
+    const elements_run_t *run = ctx;
+    int64_t first = (int64_t)task * GLN_CPU_TASK_ELEMENTS;
+
+    (void)worker;
+    add_range(run->x + first, gln_cpu_min(GLN_CPU_TASK_ELEMENTS, run->n - first), run->y + first);
+}
+
+gln_status_t gln_cpu_add(gln_kernels_t *k, int64_t n, const void *x, void *y) {
+    elements_run_t run = {.n = n, .x = x, .y = y};
+
+    gln_pool_run(k->pool, gln_cpu_tasks(n, GLN_CPU_TASK_ELEMENTS), add_task, &run);
+    return GLN_OK;
+}
+
+GLN_CLONES static double squares_range(const float *x, int64_t count) {
+    double lanes[GLN_LANES] = {0}, sum = 0;
+    int64_t i = 0;
+
+    for (; i + GLN_LANES <= count; i += GLN_LANES)
+        for (int lane = 0; lane < GLN_LANES; ++lane)
+            lanes[lane] += (double)x[i + lane] * (double)x[i + lane];
+    for (int lane = 0; i < count; ++i, ++lane)
+        lanes[lane] += (double)x[i] * (double)x[i];
+    for (int lane = 0; lane < GLN_LANES; ++lane)
+        sum += lanes[lane];
+    return sum;
+}
+
+static void squares_task(void *ctx, int task, int worker) {
+    const elements_run_t *run = ctx;
+    int64_t first = run->first + (int64_t)task * SQUARES_BLOCK;
+
+    (void)worker;
+    run->squares[task] = squares_range(run->x + first, gln_cpu_min(SQUARES_BLOCK, run->n - first));
+}
+
+gln_status_t gln_cpu_sum_squares(gln_kernels_t *k, int64_t n, const void *x, double *out) {
+    gln_cpu_state_t *state = k->state;
+    double total = 0;
+
+    for (int64_t first = 0; first < n; first += (int64_t)GLN_CPU_PARTIALS_MAX * SQUARES_BLOCK) {
+        elements_run_t run = {.n = n, .first = first, .x = x, .squares = state->squares};
+        int tasks = (int)gln_cpu_min(GLN_CPU_PARTIALS_MAX, gln_cpu_tasks(n - first, SQUARES_BLOCK));
+
+        gln_pool_run(k->pool, tasks, squares_task, &run);
+        for (int task = 0; task < tasks; ++task)
+            total += state->squares[task];
+    }
+    *out = total;
+    return GLN_OK;
+}

@@ -1,0 +1,145 @@
+/* Root mean square normalization and its gradient, O(N H), two passes over a row that stays in the
+ * first-level cache. The gradient of w is summed in blocks of BLOCK_ROWS rows, and the blocks are
+ * added in ascending order. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clones.h"
+#include "base/log.h"
+#include "kernels/cpu/cpu_internal.h"
+
+#define BLOCK_ROWS 64
+
+typedef struct rmsnorm_run {
+    const gln_rmsnorm_t *args;
+    int64_t task_rows;
+} rmsnorm_run_t;
+
+typedef struct backward_run {
+    gln_cpu_state_t *state;
+    const gln_rmsnorm_backward_t *args;
+    int64_t first_block; /* of this run of the pool */
+} backward_run_t;
+
+GLN_CLONES static float sum_of_squares(const float *x, int64_t h) {
+    float lanes[GLN_LANES] = {0};
+    int64_t i = 0;
+
+    for (; i + GLN_LANES <= h; i += GLN_LANES)
+        for (int lane = 0; lane < GLN_LANES; ++lane)
+            lanes[lane] += x[i + lane] * x[i + lane];
+    for (int lane = 0; i < h; ++i, ++lane)
+        lanes[lane] += x[i] * x[i];
+    return gln_lanes_sum(lanes);
+}
+
+GLN_CLONES static void scale_row(const float *restrict x, const float *restrict w, float rstd,
+                                 int64_t h, float *restrict y) {
+    for (int64_t i = 0; i < h; ++i)
+        y[i] = x[i] * rstd * w[i];
+}
+
+static void rmsnorm_task(void *ctx, int task, int worker) {
+    const rmsnorm_run_t *run = ctx;
+    const gln_rmsnorm_t *args = run->args;
+    int64_t first = task * run->task_rows, last = gln_cpu_min(first + run->task_rows, args->n);
+
+    (void)worker;
+    for (int64_t n = first; n < last; ++n) {
+        const float *x = (const float *)args->x + n * args->h;
+        float mean = sum_of_squares(x, args->h) / (float)args->h;
+        float rstd = 1.0f / sqrtf(mean + (float)args->eps);
+
+        scale_row(x, args->w, rstd, args->h, (float *)args->y + n * args->h);
+        ((float *)args->rstd)[n] = rstd;
+    }
+}
+
+gln_status_t gln_cpu_rmsnorm(gln_kernels_t *k, const gln_rmsnorm_t *args) {
+    rmsnorm_run_t run = {args, gln_cpu_task_rows(args->h)};
+
+    gln_pool_run(k->pool, gln_cpu_tasks(args->n, run.task_rows), rmsnorm_task, &run);
+    return GLN_OK;
+}
+
+/* sum of dy w x */
+GLN_CLONES static float dot3(const float *restrict dy, const float *restrict w,
+                             const float *restrict x, int64_t h) {
+    float lanes[GLN_LANES] = {0};
+    int64_t i = 0;
+
+    for (; i + GLN_LANES <= h; i += GLN_LANES)
+        for (int lane = 0; lane < GLN_LANES; ++lane)
+            lanes[lane] += dy[i + lane] * w[i + lane] * x[i + lane];
+    for (int lane = 0; i < h; ++i, ++lane)
+        lanes[lane] += dy[i] * w[i] * x[i];
+    return gln_lanes_sum(lanes);
+}
+
+/* dx += rstd (dy w - z mean) and dw += dy z with z = x rstd. */
+GLN_CLONES static void backward_row(const float *restrict dy, const float *restrict x,
+                                    const float *restrict w, float rstd, float mean, int64_t h,
+                                    float *restrict dx, float *restrict dw) {
+    for (int64_t i = 0; i < h; ++i) {
+        float z = x[i] * rstd;
+
+        dx[i] += rstd * (dy[i] * w[i] - z * mean);
+        dw[i] += dy[i] * z;
+    }
+}
+
+static void backward_task(void *ctx, int task, int worker) {
+    const backward_run_t *run = ctx;
+    const gln_rmsnorm_backward_t *args = run->args;
+    int64_t first = (run->first_block + task) * BLOCK_ROWS;
+    int64_t last = gln_cpu_min(first + BLOCK_ROWS, args->n);
+    float *dw = run->state->partials + task * args->h;
+
+    (void)worker;
+    memset(dw, 0, (size_t)args->h * sizeof *dw);
+    for (int64_t n = first; n < last; ++n) {
+        const float *dy = (const float *)args->dy + n * args->h;
+        const float *x = (const float *)args->x + n * args->h;
+        float rstd = ((const float *)args->rstd)[n];
+        float mean = dot3(dy, args->w, x, args->h) * rstd / (float)args->h;
+
+        backward_row(dy, x, args->w, rstd, mean, args->h, (float *)args->dx + n * args->h, dw);
+    }
+}
+
+GLN_CLONES static void add_row(const float *restrict x, int64_t h, float *restrict y) {
+    for (int64_t i = 0; i < h; ++i)
+        y[i] += x[i];
+}
+
+static gln_status_t reserve_partials(gln_cpu_state_t *state, int64_t h) {
+    if (h <= state->partials_width) return GLN_OK;
+    free(state->partials);
+    state->partials_width = 0;
+    state->partials = malloc((size_t)h * GLN_CPU_PARTIALS_MAX * sizeof *state->partials);
+    if (state->partials == NULL)
+        return gln_fail(GLN_ERR_MEMORY,
+                        "cpu backend: no memory for %d partial sums of %lld columns; use smaller "
+                        "models",
+                        GLN_CPU_PARTIALS_MAX, (long long)h);
+    state->partials_width = h;
+    return GLN_OK;
+}
+
+gln_status_t gln_cpu_rmsnorm_backward(gln_kernels_t *k, const gln_rmsnorm_backward_t *args) {
+    gln_cpu_state_t *state = k->state;
+    int64_t blocks = gln_cpu_tasks(args->n, BLOCK_ROWS);
+    gln_status_t status = reserve_partials(state, args->h);
+
+    if (status != GLN_OK) return status;
+    for (int64_t first = 0; first < blocks; first += GLN_CPU_PARTIALS_MAX) {
+        backward_run_t run = {state, args, first};
+        int tasks = (int)gln_cpu_min(GLN_CPU_PARTIALS_MAX, blocks - first);
+
+        gln_pool_run(k->pool, tasks, backward_task, &run);
+        for (int task = 0; task < tasks; ++task)
+            add_row(state->partials + task * args->h, args->h, args->dw);
+    }
+    return GLN_OK;
+}
