@@ -149,7 +149,7 @@ Test(config, strings_survive_the_round_trip) {
                            "tab\tnl\n",
                            "\r\x01\x7f",
                            "gr\xc3\xb6\xc3\x9f e",
-                           "\xc2\x85\xe2\x80\xa8\xef\xbb\xbf\xef\xbf\xbf",
+                           "\xc2\x85 \xe2\x80\xa8 \xef\xbb\xbf\xef\xbf\xbf",
                            "\xf0\x9f\x8c\xbe"};
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         values_t v;

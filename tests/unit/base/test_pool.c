@@ -70,12 +70,11 @@ Test(pool, sleeping_workers_wake_up) {
 }
 
 static void meet(void *ctx, int task, int worker) {
-    (void)worker;
     _Atomic int *here = ctx;
     atomic_fetch_add(here, 1);
-    for (int ms = 0; atomic_load(here) < 3 && ms < 5000; ms++)
-        nap(1000); /* longer than the caller spins, too */
-    if (task == 0) nap(1000);
+    for (int i = 0; atomic_load(here) < 3 && i < 50000; i++)
+        nap(100);
+    if (worker != 0) nap(2000); /* so long that the caller falls asleep and must be woken */
 }
 
 Test(pool, tasks_run_at_the_same_time) {
