@@ -107,21 +107,45 @@ gln_status_t gln_folder_sync(const char *path) {
     return status;
 }
 
+gln_status_t gln_folder_parent(const char *path, char *parent) {
+    size_t length = strlen(path);
+    while (length > 1 && path[length - 1] == '/')
+        length--;
+    while (length > 0 && path[length - 1] != '/')
+        length--;
+    while (length > 1 && path[length - 1] == '/')
+        length--;
+    if (length >= PATH_MAX) return refused("find the parent folder", path, ENAMETOOLONG);
+    memcpy(parent, path, length);
+    strcpy(parent + length, length ? "" : ".");
+    return GLN_OK;
+}
+
+/* One level; what was made is forced to the disk. */
+static gln_status_t make_one(const char *path) {
+    char parent[PATH_MAX];
+    struct stat about;
+    gln_status_t status = gln_folder_parent(path, parent);
+    if (status != GLN_OK) return status;
+    if (mkdir(path, 0777) == 0) return gln_folder_sync(parent);
+    int error = errno;
+    if (stat(path, &about) == 0 && S_ISDIR(about.st_mode)) return GLN_OK;
+    return refused("make the folder", path, error);
+}
+
 gln_status_t gln_folder_make(const char *path) {
     char part[PATH_MAX];
     size_t length = strlen(path);
     if (length == 0 || length >= sizeof part) return refused("make the folder", path, ENAMETOOLONG);
     memcpy(part, path, length + 1);
-    for (size_t i = 1; i <= length; i++) {
-        if (part[i] != '/' && part[i] != '\0') continue;
+    for (size_t i = 1; i < length; i++) {
+        if (part[i] != '/') continue;
         part[i] = '\0';
-        struct stat about;
-        if (mkdir(part, 0777) != 0 &&
-            (errno != EEXIST || stat(part, &about) != 0 || !S_ISDIR(about.st_mode)))
-            return refused("make the folder", part, errno);
+        gln_status_t status = make_one(part);
         part[i] = '/';
+        if (status != GLN_OK) return status;
     }
-    return GLN_OK;
+    return make_one(part);
 }
 
 gln_status_t gln_folder_remove(const char *path) {

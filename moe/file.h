@@ -1,5 +1,5 @@
-/* Files as checkpoints and data need them: written with a running hash and forced to the disk, read by
- * mapping. Internal to moe/. */
+/* Files as checkpoints and data need them: written with a running hash and forced to the disk, read
+ * by mapping. Internal to moe/. */
 #ifndef GLN_MOE_FILE_H
 #define GLN_MOE_FILE_H
 
@@ -35,7 +35,11 @@ void gln_file_unmap(const void *map, size_t bytes); /* takes NULL */
 
 /** Force a folder's entries to the disk. @return GLN_OK; GLN_ERR_IO. */
 gln_status_t gln_folder_sync(const char *path);
-/** Make a folder and its missing parents. @return GLN_OK (also if it is there); GLN_ERR_IO. */
+/** The folder that a path stands in: "." for a bare name. @param parent [PATH_MAX] out; GLN_ERR_IO
+ * if too long. */
+gln_status_t gln_folder_parent(const char *path, char *parent);
+/** Make a folder and its missing parents, forced to the disk. @return GLN_OK (also if it is there);
+ * GLN_ERR_IO. */
 gln_status_t gln_folder_make(const char *path);
 /** Remove a folder with the plain files in it (not folders in it). Nothing there is fine.
  *  @return GLN_OK; GLN_ERR_IO. */

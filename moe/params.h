@@ -1,6 +1,7 @@
-/* All parameters of a model, named, in two flat buffers per kind: dense ones are replicated on every rank,
- * expert ones live on the ranks that host the expert. Flat, so that reductions, clipping and the optimizer
- * are a few long loops; named, so that checkpoints do not know about ranks. */
+/* All parameters of a model, named, in two flat buffers per kind: dense ones are replicated on
+ * every rank, expert ones live on the ranks that host the expert. Flat, so that reductions,
+ * clipping and the optimizer are a few long loops; named, so that checkpoints do not know about
+ * ranks. */
 #ifndef GLN_MOE_PARAMS_H
 #define GLN_MOE_PARAMS_H
 
@@ -26,22 +27,22 @@ typedef struct gln_param {
 } gln_param_t;
 
 typedef struct gln_params {
-    gln_param_t *items;       /* all parameters of the model, in the same order on every rank; experts that
-                                 live elsewhere are listed with local = 0 and offset = -1 */
+    gln_param_t *items; /* all parameters of the model, in the same order on every rank; experts
+                           that live elsewhere are listed with local = 0 and offset = -1 */
     int count, capacity;
     gln_dtype_t acc;
-    int64_t dense_count, expert_count; /* elements held here */
+    int64_t dense_count, expert_count;    /* elements held here */
     void *dense_w, *dense_m, *dense_v;    /* [dense_count] acc: master weights and AdamW moments */
     void *expert_w, *expert_m, *expert_v; /* [expert_count] acc */
-    void **dense_grad;  /* [local_domains] buffers of [dense_count] acc */
-    void **expert_grad; /* [local_groups] buffers of [expert_count] acc */
-    const gln_parallel_t *parallel; /* borrowed until close */
-    gln_status_t status;            /* of the adds so far; commit reports it */
+    void **dense_grad;                    /* [local_domains] buffers of [dense_count] acc */
+    void **expert_grad;                   /* [local_groups] buffers of [expert_count] acc */
+    const gln_parallel_t *parallel;       /* borrowed until close */
+    gln_status_t status;                  /* of the adds so far; commit reports it */
     gln_arena_t arena;
 } gln_params_t;
 
-/** Address of a held parameter's master weight / first / second moment. NULL if it lives elsewhere, and for
- *  moments of parameters committed without training. */
+/** Address of a held parameter's master weight / first / second moment. NULL if it lives elsewhere,
+ * and for moments of parameters committed without training. */
 void *gln_param_w(const gln_params_t *params, const gln_param_t *param);
 void *gln_param_m(const gln_params_t *params, const gln_param_t *param);
 void *gln_param_v(const gln_params_t *params, const gln_param_t *param);
@@ -49,12 +50,13 @@ void *gln_param_v(const gln_params_t *params, const gln_param_t *param);
 /** Start an empty list; add parameters in a fixed order; commit allocates the buffers.
  *  @param acc F32 or F64; @return GLN_OK; GLN_ERR_ARGUMENT; GLN_ERR_MEMORY. */
 gln_status_t gln_params_open(const gln_parallel_t *parallel, gln_dtype_t acc, gln_params_t **out);
-/** Held parameters lie in their flat buffer in the order of adding, without gaps: adding all experts' "down" of a
- *  layer in expert order gives one [local_experts, rows, cols] array at the offset of the first held one.
+/** Held parameters lie in their flat buffer in the order of adding, without gaps: adding all
+ * experts' "down" of a layer in expert order gives one [local_experts, rows, cols] array at the
+ * offset of the first held one.
  *  @param dim1   0: a vector of dim0 (no weight decay); otherwise a matrix [dim0, dim1]
  *  @param expert global expert id, in [0, E), or -1 for a dense parameter
- *  @return index of the parameter, the same on every rank; -1 when memory is out (commit reports it). Dims out of
- *          range, long names and adding after commit are assertions. */
+ *  @return index of the parameter, the same on every rank; -1 when memory is out (commit reports
+ * it). Dims out of range, long names and adding after commit are assertions. */
 int gln_params_add(gln_params_t *params, const char *name, int64_t dim0, int64_t dim1, int expert,
                    double init_std);
 /** @param training 1: moments and gradients too, all zero; 0: weights alone

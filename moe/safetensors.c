@@ -86,9 +86,10 @@ static gln_status_t make_header(const char *path, const gln_tensor_entry_t *entr
             json_pack("{s:s, s:o, s:[I, I]}", "dtype", gln_safetensors_entry_dtype(entry), "shape",
                       shape, "data_offsets", (json_int_t)offset, (json_int_t)end);
         offset = end;
-        if (!entry->raw && value && !json_object_get(header, entry->name) &&
-            json_object_set_new(header, entry->name, value) == 0)
-            continue;
+        int refused = entry->raw || json_object_get(header, entry->name) ||
+                      json_object_set(header, entry->name, value) != 0; /* not UTF-8 */
+        json_decref(value);
+        if (!refused) continue;
         json_decref(header);
         return gln_fail(
             GLN_ERR_ARGUMENT,
@@ -272,9 +273,11 @@ gln_status_t gln_safetensors_open(const char *path, gln_safetensors_t **out) {
         gln_fail(status, "%s: cannot allocate its name", path);
         goto fail;
     }
+    const void *map = NULL;
     size_t bytes = 0;
-    status = gln_file_map(path, (const void **)&file->map, &bytes);
+    status = gln_file_map(path, &map, &bytes);
     if (status != GLN_OK) goto fail;
+    file->map = map;
     file->bytes = bytes;
     status = file->bytes < 10 ? malformed(file, NULL, "shorter than a header") : parse(file);
     if (status != GLN_OK) goto fail;
