@@ -8,7 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int64_t likeliest(const double *logits, int64_t v) {
+static int64_t likeliest(const double *logits, int64_t v)
+{
     int64_t best = 0;
     for (int64_t i = 1; i < v; i++)
         if (logits[i] > logits[best]) best = i;
@@ -16,7 +17,8 @@ static int64_t likeliest(const double *logits, int64_t v) {
 }
 
 /* Inverse of the cumulative softmax at a uniform draw. */
-static int64_t sample(const double *logits, int64_t v, double temperature, double draw) {
+static int64_t sample(const double *logits, int64_t v, double temperature, double draw)
+{
     const double top = logits[likeliest(logits, v)];
     double sum = 0, part = 0;
     for (int64_t i = 0; i < v; i++)
@@ -29,7 +31,8 @@ static int64_t sample(const double *logits, int64_t v, double temperature, doubl
 }
 
 static gln_status_t next_token(gln_trainer_t *x, const int32_t *tokens, int64_t count,
-                               double temperature, double draw, double *logits, int32_t *out) {
+                               double temperature, double draw, double *logits, int32_t *out)
+{
     const int64_t s = x->run.model.sequence, v = x->run.model.vocabulary;
     const int64_t used = count < s ? count : s;
     memset(x->ids, 0, (size_t)s * sizeof *x->ids);
@@ -46,7 +49,8 @@ static gln_status_t next_token(gln_trainer_t *x, const int32_t *tokens, int64_t 
 }
 
 gln_status_t gln_trainer_generate(gln_trainer_t *x, int32_t *tokens, int64_t prompt_count,
-                                  int64_t count, double temperature, uint64_t seed) {
+                                  int64_t count, double temperature, uint64_t seed)
+{
     if (x->parallel.ranks != 1 || x->parallel.domains != 1)
         return gln_fail(GLN_ERR_ARGUMENT,
                         "generation needs one rank and one domain, found %d and %d",

@@ -23,11 +23,13 @@ struct gln_moe {
     gln_arena_t arena;
 };
 
-const char *gln_version(void) {
+const char *gln_version(void)
+{
     return "0.1.0";
 }
 
-static void layout(gln_moe_t *m, gln_arena_t *a) {
+static void layout(gln_moe_t *m, gln_arena_t *a)
+{
     const size_t item = gln_dtype_bytes(m->kernels->dtype), acc = gln_dtype_bytes(m->kernels->acc);
     const int domains = m->parallel.local_domains, groups = m->parallel.local_groups;
     m->gate = gln_arena_take(a, (size_t)m->gate_count * item);
@@ -51,14 +53,16 @@ static void layout(gln_moe_t *m, gln_arena_t *a) {
 }
 
 static void init_tensor(void *data, gln_dtype_t dtype, int64_t count, uint64_t seed,
-                        uint64_t tensor, int64_t first) {
+                        uint64_t tensor, int64_t first)
+{
     const uint64_t stream = gln_rng_stream(GLN_RNG_INIT, tensor, 0);
     for (int64_t i = 0; i < count; i++)
         gln_store(data, i, dtype, 0.02 * gln_rng_normal(seed, stream, (uint64_t)(first + i)));
 }
 
 /* Element j of expert e is number e * (size of an expert) + j of its tensor: no rank in it. */
-static void init_weights(gln_moe_t *m) {
+static void init_weights(gln_moe_t *m)
+{
     const gln_dtype_t dtype = m->kernels->dtype;
     const int64_t first = m->parallel.first_expert, held = m->parallel.local_experts;
     init_tensor(m->gate, dtype, m->gate_count, m->o.seed, 0, 0);
@@ -67,7 +71,8 @@ static void init_weights(gln_moe_t *m) {
     init_tensor(m->down, dtype, m->down_count, m->o.seed, 2, first * (m->down_count / held));
 }
 
-static gln_status_t open_parts(gln_moe_t *m, const void *mpi_comm) {
+static gln_status_t open_parts(gln_moe_t *m, const void *mpi_comm)
+{
     gln_status_t status =
         mpi_comm ? gln_comm_open_mpi(mpi_comm, &m->comm) : gln_comm_open_self(&m->comm);
     if (status != GLN_OK) return status;
@@ -98,7 +103,8 @@ static gln_status_t open_parts(gln_moe_t *m, const void *mpi_comm) {
     return GLN_OK;
 }
 
-gln_status_t gln_moe_open(const gln_moe_options_t *options, const void *mpi_comm, gln_moe_t **out) {
+gln_status_t gln_moe_open(const gln_moe_options_t *options, const void *mpi_comm, gln_moe_t **out)
+{
     if (!options || !out) return gln_fail(GLN_ERR_ARGUMENT, "options and out must not be NULL");
     if (options->tokens < 0 || options->hidden < 1 || options->expert_hidden < 1 ||
         options->experts < 1)
@@ -120,7 +126,8 @@ gln_status_t gln_moe_open(const gln_moe_options_t *options, const void *mpi_comm
     return GLN_OK;
 }
 
-void gln_moe_close(gln_moe_t *m) {
+void gln_moe_close(gln_moe_t *m)
+{
     if (!m) return;
     gln_layer_close(m->layer);
     gln_layer_workspace_close(m->workspace);
@@ -132,11 +139,13 @@ void gln_moe_close(gln_moe_t *m) {
     free(m);
 }
 
-static gln_layer_weights_t weights_of(const gln_moe_t *m) {
+static gln_layer_weights_t weights_of(const gln_moe_t *m)
+{
     return (gln_layer_weights_t){.gate = m->gate, .gate_up = m->gate_up, .down = m->down};
 }
 
-gln_status_t gln_moe_forward(gln_moe_t *m, const void *x, void *y) {
+gln_status_t gln_moe_forward(gln_moe_t *m, const void *x, void *y)
+{
     if (!m || ((!x || !y) && m->o.tokens > 0))
         return gln_fail(GLN_ERR_ARGUMENT, "layer, x and y must not be NULL");
     const gln_layer_weights_t weights = weights_of(m);
@@ -145,7 +154,8 @@ gln_status_t gln_moe_forward(gln_moe_t *m, const void *x, void *y) {
 }
 
 static gln_status_t add_sum(gln_moe_t *m, gln_comm_t *comm, void **parts, int local, int64_t count,
-                            void *sum) {
+                            void *sum)
+{
     gln_status_t status = gln_comm_tree_sum(comm, parts, local, count, m->kernels->acc);
     for (int64_t i = 0; i < count && status == GLN_OK; i++)
         gln_store(sum, i, m->kernels->acc,
@@ -153,7 +163,8 @@ static gln_status_t add_sum(gln_moe_t *m, gln_comm_t *comm, void **parts, int lo
     return status;
 }
 
-gln_status_t gln_moe_backward(gln_moe_t *m, const void *dy, void *dx) {
+gln_status_t gln_moe_backward(gln_moe_t *m, const void *dy, void *dx)
+{
     if (!m || ((!dy || !dx) && m->o.tokens > 0))
         return gln_fail(GLN_ERR_ARGUMENT, "layer, dy and dx must not be NULL");
     const size_t acc = gln_dtype_bytes(m->kernels->acc);
@@ -182,19 +193,22 @@ gln_status_t gln_moe_backward(gln_moe_t *m, const void *dy, void *dx) {
     return status;
 }
 
-void gln_moe_zero_grad(gln_moe_t *m) {
+void gln_moe_zero_grad(gln_moe_t *m)
+{
     const size_t acc = gln_dtype_bytes(m->kernels->acc);
     memset(m->grad[0], 0, (size_t)m->gate_count * acc);
     memset(m->grad[1], 0, (size_t)m->gate_up_count * acc);
     memset(m->grad[2], 0, (size_t)m->down_count * acc);
 }
 
-gln_ledger_t gln_moe_ledger(const gln_moe_t *m) {
+gln_ledger_t gln_moe_ledger(const gln_moe_t *m)
+{
     return gln_layer_ledger(m->layer);
 }
 
 gln_status_t gln_moe_parameter(gln_moe_t *m, const char *which, gln_tensor_t *weight,
-                               gln_tensor_t *gradient) {
+                               gln_tensor_t *gradient)
+{
     const int64_t h = m->o.hidden, f = m->o.expert_hidden, held = m->parallel.local_experts;
     gln_tensor_t w = {.dtype = m->kernels->dtype, .dims_count = 3, .dims = {held, 0, 0}};
     void *grad = NULL;

@@ -10,7 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static gln_status_t check_options(const gln_model_options_t *o, int64_t sequences) {
+static gln_status_t check_options(const gln_model_options_t *o, int64_t sequences)
+{
     if (o->vocabulary < 2 || o->hidden < 1 || o->layers < 1 || o->heads < 1 || o->kv_heads < 1 ||
         o->experts < 1 || o->expert_hidden < 1 || o->sequence < 1 || sequences < 1)
         return gln_fail(
@@ -29,7 +30,8 @@ static gln_status_t check_options(const gln_model_options_t *o, int64_t sequence
     return GLN_OK;
 }
 
-static void fill_defaults(gln_model_options_t *o) {
+static void fill_defaults(gln_model_options_t *o)
+{
     if (o->head_dim == 0) o->head_dim = (int)(o->hidden / o->heads);
     if (o->router.k == 0) o->router.k = 1;
     if (o->dense_hidden == 0) o->dense_hidden = o->router.k * o->expert_hidden;
@@ -43,14 +45,16 @@ static void fill_defaults(gln_model_options_t *o) {
  */
 
 static int add_block(gln_model_t *m, int layer, const char *suffix, int64_t dim0, int64_t dim1,
-                     double std) {
+                     double std)
+{
     char name[GLN_PARAM_NAME_MAX];
     snprintf(name, sizeof name, "layers.%d.%s", layer, suffix);
     return gln_params_add(m->params, name, dim0, dim1, -1, std);
 }
 
 static int add_experts(gln_model_t *m, int layer, const char *suffix, int64_t dim0, int64_t dim1,
-                       double std) {
+                       double std)
+{
     char name[GLN_PARAM_NAME_MAX];
     int first = -1;
     for (int e = 0; e < m->o.experts; e++) {
@@ -62,7 +66,8 @@ static int add_experts(gln_model_t *m, int layer, const char *suffix, int64_t di
     return first;
 }
 
-static void list_parameters(gln_model_t *m) {
+static void list_parameters(gln_model_t *m)
+{
     const gln_model_options_t *o = &m->o;
     const int64_t h = o->hidden, f = o->expert_hidden;
     const double std = o->init_std, out_std = o->init_std / sqrt(2.0 * o->layers);
@@ -93,21 +98,25 @@ static void list_parameters(gln_model_t *m) {
     m->head = gln_params_add(m->params, "head", h, o->vocabulary, -1, std);
 }
 
-const gln_param_t *gln_model_param(const gln_model_t *m, int index) {
+const gln_param_t *gln_model_param(const gln_model_t *m, int index)
+{
     return &m->params->items[index];
 }
 
-void *gln_model_weight(const gln_model_t *m, int index) {
+void *gln_model_weight(const gln_model_t *m, int index)
+{
     return gln_param_w(m->params, gln_model_param(m, index));
 }
 
-void *gln_model_gradient(const gln_model_t *m, int index, int d) {
+void *gln_model_gradient(const gln_model_t *m, int index, int d)
+{
     const gln_param_t *p = gln_model_param(m, index);
     void *buffer = p->expert < 0 ? m->params->dense_grad[d] : m->params->expert_grad[d];
     return gln_at(buffer, p->offset, m->params->acc);
 }
 
-gln_layer_weights_t gln_model_layer_weights(const gln_model_t *m, const block_t *b) {
+gln_layer_weights_t gln_model_layer_weights(const gln_model_t *m, const block_t *b)
+{
     return (gln_layer_weights_t){.gate = gln_model_weight(m, b->gate),
                                  .gate_up = gln_model_weight(m, b->gate_up),
                                  .down = gln_model_weight(m, b->down)};
@@ -116,7 +125,8 @@ gln_layer_weights_t gln_model_layer_weights(const gln_model_t *m, const block_t 
 /* ---- buffers ------------------------------------------------------------------------------------
  */
 
-static void layout_block(gln_model_t *m, block_t *b, gln_arena_t *a, size_t item, size_t acc) {
+static void layout_block(gln_model_t *m, block_t *b, gln_arena_t *a, size_t item, size_t acc)
+{
     const size_t n = (size_t)m->rows, h = (size_t)m->o.hidden;
     const size_t heads_width = (size_t)m->o.heads * (size_t)m->o.head_dim;
     b->x = gln_arena_take(a, n * h * item);
@@ -130,21 +140,24 @@ static void layout_block(gln_model_t *m, block_t *b, gln_arena_t *a, size_t item
     b->ffn_rstd = gln_arena_take(a, n * acc);
 }
 
-static int64_t dense_hidden_max(const gln_model_t *m) {
+static int64_t dense_hidden_max(const gln_model_t *m)
+{
     int64_t most = 0;
     for (int i = 0; i < m->o.layers; i++)
         if (m->blocks[i].dense_hidden > most) most = m->blocks[i].dense_hidden;
     return most;
 }
 
-static void share_block(block_t *b, const block_t *of) {
+static void share_block(block_t *b, const block_t *of)
+{
     b->x = of->x, b->attn_in = of->attn_in, b->attn_rstd = of->attn_rstd;
     b->qkv_rows = of->qkv_rows, b->attn_out = of->attn_out, b->lse = of->lse;
     b->mid = of->mid, b->ffn_in = of->ffn_in, b->ffn_rstd = of->ffn_rstd;
     b->dense_hgu = of->dense_hgu;
 }
 
-static void layout(gln_model_t *m, gln_arena_t *a) {
+static void layout(gln_model_t *m, gln_arena_t *a)
+{
     const size_t item = gln_dtype_bytes(m->k->dtype), acc = gln_dtype_bytes(m->k->acc);
     const size_t n = (size_t)m->rows, h = (size_t)m->o.hidden,
                  d = (size_t)m->parallel->local_domains;
@@ -184,7 +197,8 @@ static void layout(gln_model_t *m, gln_arena_t *a) {
 /* ---- open and close -----------------------------------------------------------------------------
  */
 
-static gln_status_t open_layers(gln_model_t *m) {
+static gln_status_t open_layers(gln_model_t *m)
+{
     const gln_layer_options_t options = {.tokens = m->tokens,
                                          .hidden = m->o.hidden,
                                          .expert_hidden = m->o.expert_hidden,
@@ -199,7 +213,8 @@ static gln_status_t open_layers(gln_model_t *m) {
     return status;
 }
 
-static gln_status_t open_parameters(gln_model_t *m, gln_params_t *weights) {
+static gln_status_t open_parameters(gln_model_t *m, gln_params_t *weights)
+{
     gln_status_t status = gln_params_open(m->parallel, m->k->acc, &m->params);
     if (status != GLN_OK) return status;
     m->owns_params = 1;
@@ -215,7 +230,8 @@ static gln_status_t open_parameters(gln_model_t *m, gln_params_t *weights) {
 
 gln_status_t gln_model_open(const gln_parallel_t *parallel, gln_kernels_t *kernels,
                             const gln_model_options_t *options, int64_t sequences, int training,
-                            gln_params_t *weights, gln_model_t **out) {
+                            gln_params_t *weights, gln_model_t **out)
+{
     gln_status_t status = check_options(options, sequences);
     if (status != GLN_OK) return status;
     gln_model_t *m = calloc(1, sizeof *m);
@@ -254,7 +270,8 @@ close_model:
     return status;
 }
 
-void gln_model_close(gln_model_t *m) {
+void gln_model_close(gln_model_t *m)
+{
     if (!m) return;
     for (int i = m->o.layers - 1; i >= 0; i--)
         gln_layer_close(m->blocks[i].layer);
@@ -265,11 +282,13 @@ void gln_model_close(gln_model_t *m) {
     free(m);
 }
 
-gln_params_t *gln_model_params(gln_model_t *m) {
+gln_params_t *gln_model_params(gln_model_t *m)
+{
     return m->params;
 }
 
-gln_model_bytes_t gln_model_bytes(const gln_model_t *m) {
+gln_model_bytes_t gln_model_bytes(const gln_model_t *m)
+{
     gln_model_bytes_t bytes = {.parameters = m->owns_params ? gln_params_bytes(m->params) : 0,
                                .activations = m->arena.size_bytes,
                                .workspace = 0};
@@ -284,7 +303,8 @@ gln_model_bytes_t gln_model_bytes(const gln_model_t *m) {
 
 /* Per-domain sums in double, then the tree over domains: the same numbers at any rank count. */
 static gln_status_t reduce_losses(gln_model_t *m, const gln_model_call_t *call,
-                                  gln_model_result_t *r) {
+                                  gln_model_result_t *r)
+{
     const int d_count = m->parallel->local_domains;
     for (int d = 0; d < d_count; d++) {
         double *sum = m->partial + 4 * d;
@@ -312,7 +332,8 @@ static gln_status_t reduce_losses(gln_model_t *m, const gln_model_call_t *call,
     return GLN_OK;
 }
 
-static gln_status_t reduce_ledgers(gln_model_t *m, gln_model_result_t *r) {
+static gln_status_t reduce_ledgers(gln_model_t *m, gln_model_result_t *r)
+{
     struct {
         gln_ledger_t ledger;
         gln_traffic_t traffic;
@@ -336,8 +357,8 @@ static gln_status_t reduce_ledgers(gln_model_t *m, gln_model_result_t *r) {
     return gln_ledger_check(&sum.ledger, "all domains and layers");
 }
 
-gln_status_t gln_model_run(gln_model_t *m, const gln_model_call_t *call,
-                           gln_model_result_t *result) {
+gln_status_t gln_model_run(gln_model_t *m, const gln_model_call_t *call, gln_model_result_t *result)
+{
     gln_model_result_t r;
     memset(&r, 0, sizeof r);
     if (call->backward && (!m->training || !call->target))
@@ -352,7 +373,8 @@ gln_status_t gln_model_run(gln_model_t *m, const gln_model_call_t *call,
     return GLN_OK;
 }
 
-gln_status_t gln_model_logits(gln_model_t *m, int64_t row, void *logits) {
+gln_status_t gln_model_logits(gln_model_t *m, int64_t row, void *logits)
+{
     if (row < 0 || row >= m->rows)
         return gln_fail(GLN_ERR_ARGUMENT, "row must be in [0, %lld), found %lld",
                         (long long)m->rows, (long long)row);
@@ -368,23 +390,27 @@ gln_status_t gln_model_logits(gln_model_t *m, int64_t row, void *logits) {
     return m->k->ops->gemm(m->k, (gln_gemm_mode_t){.form = GLN_GEMM_NN, .c_acc = 1}, &item, 1);
 }
 
-int gln_model_moe_layers(const gln_model_t *m) {
+int gln_model_moe_layers(const gln_model_t *m)
+{
     return m->moe_layers;
 }
 
-static const gln_layer_t *moe_layer(const gln_model_t *m, int index) {
+static const gln_layer_t *moe_layer(const gln_model_t *m, int index)
+{
     for (int i = 0; i < m->o.layers; i++)
         if (m->blocks[i].layer && index-- == 0) return m->blocks[i].layer;
     return NULL;
 }
 
-gln_ledger_t gln_model_layer_ledger(const gln_model_t *m, int index) {
+gln_ledger_t gln_model_layer_ledger(const gln_model_t *m, int index)
+{
     const gln_layer_t *layer = moe_layer(m, index);
     GLN_ASSERT(layer != NULL);
     return gln_layer_ledger(layer);
 }
 
-gln_layer_times_t gln_model_times(const gln_model_t *m) {
+gln_layer_times_t gln_model_times(const gln_model_t *m)
+{
     gln_layer_times_t sum = {0};
     for (int i = 0; i < m->moe_layers; i++) {
         gln_layer_times_t t = gln_layer_times(moe_layer(m, i));

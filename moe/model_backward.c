@@ -7,7 +7,8 @@
 
 /* dW[domain] += X^T dY over that domain's rows, for every local domain. */
 static gln_status_t weight_gradient(gln_model_t *m, int weight, const void *x, int64_t in,
-                                    const void *dy, int64_t out) {
+                                    const void *dy, int64_t out)
+{
     const int d_count = m->parallel->local_domains;
     for (int d = 0; d < d_count; d++) {
         const int64_t row = d * m->tokens;
@@ -28,7 +29,8 @@ static gln_status_t weight_gradient(gln_model_t *m, int weight, const void *x, i
 
 /* dX = dY W^T, or +=, over all rows. */
 static gln_status_t input_gradient(gln_model_t *m, const void *dy, int64_t out, int weight,
-                                   int64_t in, void *dx, int accumulate) {
+                                   int64_t in, void *dx, int accumulate)
+{
     const gln_gemm_t item = {.m = m->rows,
                              .n = in,
                              .k = out,
@@ -43,7 +45,8 @@ static gln_status_t input_gradient(gln_model_t *m, const void *dy, int64_t out, 
 }
 
 /* dx += norm's gradient for dnorm; the weight's gradient per domain. */
-static gln_status_t norm_backward(gln_model_t *m, int weight, const void *x, const void *rstd) {
+static gln_status_t norm_backward(gln_model_t *m, int weight, const void *x, const void *rstd)
+{
     const int64_t h = m->o.hidden;
     for (int d = 0; d < m->parallel->local_domains; d++) {
         const int64_t row = d * m->tokens;
@@ -62,7 +65,8 @@ static gln_status_t norm_backward(gln_model_t *m, int weight, const void *x, con
 }
 
 /* Dense layer or shared expert: dnorm += its input gradient for dx. */
-static gln_status_t dense_backward(gln_model_t *m, block_t *b) {
+static gln_status_t dense_backward(gln_model_t *m, block_t *b)
+{
     const int64_t f = b->dense_hidden, h = m->o.hidden;
     gln_status_t status = input_gradient(m, m->dx, h, b->dense_down, f, m->dense_dact, 0);
     if (status != GLN_OK) return status;
@@ -80,8 +84,8 @@ static gln_status_t dense_backward(gln_model_t *m, block_t *b) {
     return input_gradient(m, m->dense_dhgu, 2 * f, b->dense_gate_up, h, m->dnorm, 1);
 }
 
-static gln_status_t feed_forward_backward(gln_model_t *m, block_t *b,
-                                          const gln_model_call_t *call) {
+static gln_status_t feed_forward_backward(gln_model_t *m, block_t *b, const gln_model_call_t *call)
+{
     gln_status_t status = GLN_OK;
     memset(m->dnorm, 0, (size_t)(m->rows * m->o.hidden) * gln_dtype_bytes(m->k->dtype));
     if (b->layer) {
@@ -102,7 +106,8 @@ static gln_status_t feed_forward_backward(gln_model_t *m, block_t *b,
     return norm_backward(m, b->ffn_norm, b->mid, b->ffn_rstd);
 }
 
-static gln_status_t attention_backward(gln_model_t *m, block_t *b) {
+static gln_status_t attention_backward(gln_model_t *m, block_t *b)
+{
     const int64_t h = m->o.hidden, dh = m->o.head_dim, width = m->o.heads * dh;
     void *dk = gln_at(m->dqkv, width, m->k->dtype);
     void *dv = gln_at(m->dqkv, width + m->o.kv_heads * dh, m->k->dtype);
@@ -130,7 +135,8 @@ static gln_status_t attention_backward(gln_model_t *m, block_t *b) {
     return norm_backward(m, b->attn_norm, b->x, b->attn_rstd);
 }
 
-gln_status_t gln_model_backward(gln_model_t *m, const gln_model_call_t *call) {
+gln_status_t gln_model_backward(gln_model_t *m, const gln_model_call_t *call)
+{
     const int64_t h = m->o.hidden;
     /* gln_model_loss left the gradient of the last norm's output in dnorm */
     memset(m->dx, 0, (size_t)(m->rows * h) * gln_dtype_bytes(m->k->dtype));

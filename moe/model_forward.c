@@ -7,7 +7,8 @@
 #include <string.h>
 
 gln_status_t gln_model_project(gln_model_t *m, const void *a, int64_t in, int weight, int64_t out,
-                               void *c, int accumulate) {
+                               void *c, int accumulate)
+{
     const gln_gemm_t item = {.m = m->rows,
                              .n = out,
                              .k = in,
@@ -21,7 +22,8 @@ gln_status_t gln_model_project(gln_model_t *m, const void *a, int64_t in, int we
     return m->k->ops->gemm(m->k, mode, &item, 1);
 }
 
-static gln_status_t norm(gln_model_t *m, const void *x, int weight, void *y, void *rstd) {
+static gln_status_t norm(gln_model_t *m, const void *x, int weight, void *y, void *rstd)
+{
     return m->k->ops->rmsnorm(m->k, &(gln_rmsnorm_t){.n = m->rows,
                                                      .h = m->o.hidden,
                                                      .x = x,
@@ -31,7 +33,8 @@ static gln_status_t norm(gln_model_t *m, const void *x, int weight, void *y, voi
                                                      .rstd = rstd});
 }
 
-gln_attention_t gln_model_attention(const gln_model_t *m, const block_t *b) {
+gln_attention_t gln_model_attention(const gln_model_t *m, const block_t *b)
+{
     const int64_t dh = m->o.head_dim;
     return (gln_attention_t){
         .sequences = m->rows / m->o.sequence,
@@ -47,7 +50,8 @@ gln_attention_t gln_model_attention(const gln_model_t *m, const block_t *b) {
         .lse = b->lse};
 }
 
-static gln_status_t attention(gln_model_t *m, block_t *b) {
+static gln_status_t attention(gln_model_t *m, block_t *b)
+{
     const size_t row_bytes = (size_t)m->o.hidden * gln_dtype_bytes(m->k->dtype);
     const int64_t heads_width = (int64_t)m->o.heads * m->o.head_dim;
     gln_status_t status = norm(m, b->x, b->attn_norm, b->attn_in, b->attn_rstd);
@@ -71,7 +75,8 @@ static gln_status_t attention(gln_model_t *m, block_t *b) {
 }
 
 /* next += down(swiglu(gate_up(ffn_in))) of the dense layer or the shared expert */
-static gln_status_t dense(gln_model_t *m, block_t *b, void *next) {
+static gln_status_t dense(gln_model_t *m, block_t *b, void *next)
+{
     const int64_t f = b->dense_hidden;
     gln_status_t status =
         gln_model_project(m, b->ffn_in, m->o.hidden, b->dense_gate_up, 2 * f, b->dense_hgu, 0);
@@ -83,7 +88,8 @@ static gln_status_t dense(gln_model_t *m, block_t *b, void *next) {
 }
 
 static gln_status_t feed_forward(gln_model_t *m, block_t *b, const gln_model_call_t *call,
-                                 void *next) {
+                                 void *next)
+{
     const int64_t elements = m->rows * m->o.hidden;
     gln_status_t status = norm(m, b->mid, b->ffn_norm, b->ffn_in, b->ffn_rstd);
     if (status != GLN_OK) return status;
@@ -101,7 +107,8 @@ static gln_status_t feed_forward(gln_model_t *m, block_t *b, const gln_model_cal
     return status;
 }
 
-gln_status_t gln_model_forward(gln_model_t *m, const gln_model_call_t *call) {
+gln_status_t gln_model_forward(gln_model_t *m, const gln_model_call_t *call)
+{
     gln_status_t status =
         m->k->ops->embed(m->k, &(gln_embed_t){.n = m->rows,
                                               .h = m->o.hidden,
@@ -121,7 +128,8 @@ gln_status_t gln_model_forward(gln_model_t *m, const gln_model_call_t *call) {
 
 /* Gradients of the output projection for one chunk of one domain's rows: dW += X^T dlogits, dX =
  * dlogits W^T. */
-static gln_status_t head_backward(gln_model_t *m, int domain, int64_t row, int64_t n) {
+static gln_status_t head_backward(gln_model_t *m, int domain, int64_t row, int64_t n)
+{
     const int64_t h = m->o.hidden, v = m->o.vocabulary;
     const gln_gemm_t weight = {.m = h,
                                .n = v,
@@ -147,7 +155,8 @@ static gln_status_t head_backward(gln_model_t *m, int domain, int64_t row, int64
     return m->k->ops->gemm(m->k, (gln_gemm_mode_t){.form = GLN_GEMM_NT}, &input, 1);
 }
 
-gln_status_t gln_model_loss(gln_model_t *m, const gln_model_call_t *call) {
+gln_status_t gln_model_loss(gln_model_t *m, const gln_model_call_t *call)
+{
     const int64_t h = m->o.hidden, v = m->o.vocabulary;
     for (int d = 0; d < m->parallel->local_domains; d++) {
         const int64_t end = (d + 1) * m->tokens;

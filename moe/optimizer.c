@@ -17,7 +17,8 @@ struct gln_optimizer {
     double *squares; /* [params->count] */
 };
 
-double gln_optimizer_lr(const gln_optimizer_options_t *o, int64_t t) {
+double gln_optimizer_lr(const gln_optimizer_options_t *o, int64_t t)
+{
     if (t <= o->warmup_steps) return o->lr * (double)t / (double)o->warmup_steps;
     if (o->decay_steps <= 0) return o->lr;
     if (t >= o->decay_steps) return o->lr_min;
@@ -26,7 +27,8 @@ double gln_optimizer_lr(const gln_optimizer_options_t *o, int64_t t) {
 }
 
 gln_status_t gln_optimizer_open(gln_params_t *params, gln_kernels_t *kernels,
-                                const gln_optimizer_options_t *options, gln_optimizer_t **out) {
+                                const gln_optimizer_options_t *options, gln_optimizer_t **out)
+{
     if (!params->dense_m)
         return gln_fail(GLN_ERR_ARGUMENT, "the optimizer needs parameters committed for training");
     gln_optimizer_t *x = calloc(1, sizeof *x);
@@ -42,13 +44,15 @@ gln_status_t gln_optimizer_open(gln_params_t *params, gln_kernels_t *kernels,
     return GLN_OK;
 }
 
-void gln_optimizer_close(gln_optimizer_t *x) {
+void gln_optimizer_close(gln_optimizer_t *x)
+{
     if (!x) return;
     free(x->squares);
     free(x);
 }
 
-static gln_status_t reduce(gln_params_t *p) {
+static gln_status_t reduce(gln_params_t *p)
+{
     gln_status_t status = gln_comm_tree_sum(p->parallel->comm, p->dense_grad,
                                             p->parallel->local_domains, p->dense_count, p->acc);
     if (status != GLN_OK) return status;
@@ -56,18 +60,21 @@ static gln_status_t reduce(gln_params_t *p) {
                              p->expert_count, p->acc);
 }
 
-static void *gradient(const gln_params_t *p, const gln_param_t *item) {
+static void *gradient(const gln_params_t *p, const gln_param_t *item)
+{
     void *buffer = item->expert < 0 ? p->dense_grad[0] : p->expert_grad[0];
     return gln_at(buffer, item->offset, p->acc);
 }
 
 /* Exactly one rank speaks for each parameter; the others add zeros, which change no bit. */
-static int speaks_for(const gln_params_t *p, const gln_param_t *item) {
+static int speaks_for(const gln_params_t *p, const gln_param_t *item)
+{
     if (item->expert < 0) return p->parallel->rank == 0;
     return item->local && p->parallel->first_group == 0;
 }
 
-static gln_status_t global_norm(gln_optimizer_t *x, double *norm) {
+static gln_status_t global_norm(gln_optimizer_t *x, double *norm)
+{
     gln_params_t *p = x->params;
     for (int i = 0; i < p->count; i++) {
         const gln_param_t *item = &p->items[i];
@@ -88,7 +95,8 @@ static gln_status_t global_norm(gln_optimizer_t *x, double *norm) {
 }
 
 static gln_status_t update(gln_optimizer_t *x, const gln_param_t *first, int64_t count, int64_t t,
-                           double scale) {
+                           double scale)
+{
     gln_params_t *p = x->params;
     const gln_adamw_t args = {.n = count,
                               .w = gln_param_w(p, first),
@@ -105,7 +113,8 @@ static gln_status_t update(gln_optimizer_t *x, const gln_param_t *first, int64_t
     return x->k->ops->adamw(x->k, &args);
 }
 
-gln_status_t gln_optimizer_step(gln_optimizer_t *x, int64_t t, double *grad_norm) {
+gln_status_t gln_optimizer_step(gln_optimizer_t *x, int64_t t, double *grad_norm)
+{
     gln_params_t *p = x->params;
     double norm = 0;
     gln_status_t status = reduce(p);

@@ -16,16 +16,26 @@ static const char *const routings[] = {"dropless", "train", NULL};
 static const char *const resumes[] = {"auto", "never", NULL};
 
 #define AT(member) offsetof(gln_run_options_t, member)
-#define INT(key_, low, high, value_, help_) \
-    { #key_, GLN_CONFIG_INT, AT(key_), low, high, NULL, value_, help_ }
-#define REAL(key_, low, high, value_, help_) \
-    { #key_, GLN_CONFIG_REAL, AT(key_), low, high, NULL, value_, help_ }
-#define BOOL(key_, value_, help_) \
-    { #key_, GLN_CONFIG_BOOL, AT(key_), 0, 0, NULL, value_, help_ }
-#define TEXT(key_, value_, help_) \
-    { #key_, GLN_CONFIG_TEXT, AT(key_), 0, 0, NULL, value_, help_ }
-#define CHOICE(key_, choices_, value_, help_) \
-    { #key_, GLN_CONFIG_CHOICE, AT(key_), 0, 0, choices_, value_, help_ }
+#define INT(key_, low, high, value_, help_)                             \
+    {                                                                   \
+#key_, GLN_CONFIG_INT, AT(key_), low, high, NULL, value_, help_ \
+    }
+#define REAL(key_, low, high, value_, help_)                             \
+    {                                                                    \
+#key_, GLN_CONFIG_REAL, AT(key_), low, high, NULL, value_, help_ \
+    }
+#define BOOL(key_, value_, help_)                                   \
+    {                                                               \
+#key_, GLN_CONFIG_BOOL, AT(key_), 0, 0, NULL, value_, help_ \
+    }
+#define TEXT(key_, value_, help_)                                   \
+    {                                                               \
+#key_, GLN_CONFIG_TEXT, AT(key_), 0, 0, NULL, value_, help_ \
+    }
+#define CHOICE(key_, choices_, value_, help_)                             \
+    {                                                                     \
+#key_, GLN_CONFIG_CHOICE, AT(key_), 0, 0, choices_, value_, help_ \
+    }
 
 #define LARGE 1e9
 
@@ -104,12 +114,14 @@ static const gln_config_field_t fields[] = {
     INT(run.keep_checkpoints, 0, LARGE, "2", "newest checkpoints kept; 0: all"),
 };
 
-const gln_config_field_t *gln_run_fields(int *count) {
+const gln_config_field_t *gln_run_fields(int *count)
+{
     *count = (int)(sizeof fields / sizeof fields[0]);
     return fields;
 }
 
-static gln_status_t check_model(const gln_config_t *c, const gln_run_options_t *r) {
+static gln_status_t check_model(const gln_config_t *c, const gln_run_options_t *r)
+{
     if (r->model.heads % r->model.kv_heads != 0)
         return gln_config_fail(c, "model.kv_heads", "must divide model.heads = %lld, found %lld",
                                (long long)r->model.heads, (long long)r->model.kv_heads);
@@ -133,7 +145,8 @@ static gln_status_t check_model(const gln_config_t *c, const gln_run_options_t *
     return GLN_OK;
 }
 
-static gln_status_t check_parallel(const gln_config_t *c, const gln_run_options_t *r, int ranks) {
+static gln_status_t check_parallel(const gln_config_t *c, const gln_run_options_t *r, int ranks)
+{
     int64_t domains = r->parallel.domains, replicas = r->parallel.expert_replicas;
     if (domains % ranks != 0)
         return gln_config_fail(
@@ -174,7 +187,8 @@ static gln_status_t check_parallel(const gln_config_t *c, const gln_run_options_
 }
 
 gln_status_t gln_run_options_load(const char *path, const char *const *overrides,
-                                  int overrides_count, int ranks, gln_run_options_t *out) {
+                                  int overrides_count, int ranks, gln_run_options_t *out)
+{
     gln_run_options_t run;
     gln_config_t *config = NULL;
     int count = 0;
@@ -199,7 +213,8 @@ gln_status_t gln_run_options_load(const char *path, const char *const *overrides
     return GLN_OK;
 }
 
-static gln_router_options_t router_options(const gln_run_options_t *run) {
+static gln_router_options_t router_options(const gln_run_options_t *run)
+{
     return (gln_router_options_t){
         .k = (int)run->router.k,
         /* 0 means "default" to the library; here it was said: the smallest factor gives no slot */
@@ -222,7 +237,8 @@ static gln_router_options_t router_options(const gln_run_options_t *run) {
     };
 }
 
-gln_model_options_t gln_run_model_options(const gln_run_options_t *run) {
+gln_model_options_t gln_run_model_options(const gln_run_options_t *run)
+{
     return (gln_model_options_t){
         .vocabulary = (int)run->model.vocabulary,
         .hidden = run->model.hidden,

@@ -12,13 +12,15 @@
 
 double gln_seconds(void);
 
-double gln_seconds(void) {
+double gln_seconds(void)
+{
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static gln_status_t open_data(gln_trainer_t *x) {
+static gln_status_t open_data(gln_trainer_t *x)
+{
     const gln_run_options_t *run = &x->run;
     gln_status_t status = GLN_OK;
     if (x->mode == GLN_TRAINER_TRAIN)
@@ -31,7 +33,8 @@ static gln_status_t open_data(gln_trainer_t *x) {
     return gln_comm_agree(x->comm, status, &rank);
 }
 
-static gln_status_t open_kernels(gln_trainer_t *x) {
+static gln_status_t open_kernels(gln_trainer_t *x)
+{
     const gln_run_options_t *run = &x->run;
     const int threads = run->parallel.threads > 0 ? (int)run->parallel.threads : 1;
     gln_status_t status = gln_pool_open(threads, &x->pool);
@@ -45,7 +48,8 @@ static gln_status_t open_kernels(gln_trainer_t *x) {
 
 /* A model that evaluates with plain, dropless top-k on the trainer's weights: a token's loss then
  * depends on its past alone. Few sequences at a time keep its worst-case buffers small. */
-static gln_status_t open_eval_model(gln_trainer_t *x) {
+static gln_status_t open_eval_model(gln_trainer_t *x)
+{
     gln_model_options_t options = gln_run_model_options(&x->run);
     int64_t few = 1024 / x->run.model.sequence;
     if (few < 1) few = 1;
@@ -57,7 +61,8 @@ static gln_status_t open_eval_model(gln_trainer_t *x) {
                           gln_model_params(x->model), &x->eval_model);
 }
 
-static gln_status_t open_models(gln_trainer_t *x) {
+static gln_status_t open_models(gln_trainer_t *x)
+{
     const gln_run_options_t *run = &x->run;
     const gln_model_options_t options = gln_run_model_options(run);
     const int training = x->mode == GLN_TRAINER_TRAIN;
@@ -91,7 +96,8 @@ static gln_status_t open_models(gln_trainer_t *x) {
 }
 
 gln_status_t gln_trainer_open(gln_comm_t *comm, const gln_run_options_t *run,
-                              gln_trainer_mode_t mode, gln_trainer_t **out) {
+                              gln_trainer_mode_t mode, gln_trainer_t **out)
+{
     gln_trainer_t *x = calloc(1, sizeof *x);
     if (!x) return gln_fail(GLN_ERR_MEMORY, "no memory for a trainer");
     x->comm = comm;
@@ -112,7 +118,8 @@ gln_status_t gln_trainer_open(gln_comm_t *comm, const gln_run_options_t *run,
     return GLN_OK;
 }
 
-void gln_trainer_close(gln_trainer_t *x) {
+void gln_trainer_close(gln_trainer_t *x)
+{
     if (!x) return;
     free(x->target);
     free(x->ids);
@@ -127,18 +134,21 @@ void gln_trainer_close(gln_trainer_t *x) {
     free(x);
 }
 
-int64_t gln_trainer_at(const gln_trainer_t *x) {
+int64_t gln_trainer_at(const gln_trainer_t *x)
+{
     return x->at;
 }
 
-gln_model_t *gln_trainer_model(gln_trainer_t *x) {
+gln_model_t *gln_trainer_model(gln_trainer_t *x)
+{
     return x->model;
 }
 
 /* ---- a step -------------------------------------------------------------------------------------
  */
 
-static void load_micro_batch(gln_trainer_t *x, int64_t micro) {
+static void load_micro_batch(gln_trainer_t *x, int64_t micro)
+{
     const int64_t s = x->run.model.sequence;
     const int64_t number =
         x->at * x->run.train.accumulation + micro; /* micro-batches before this one */
@@ -149,7 +159,8 @@ static void load_micro_batch(gln_trainer_t *x, int64_t micro) {
 }
 
 static void add_result(gln_step_report_t *r, const gln_model_result_t *one,
-                       const gln_layer_times_t *times) {
+                       const gln_layer_times_t *times)
+{
     r->loss += one->loss_sum;
     r->balance_loss += one->balance_loss;
     r->z_loss += one->z_loss;
@@ -166,7 +177,8 @@ static void add_result(gln_step_report_t *r, const gln_model_result_t *one,
     r->router_seconds += times->router;
 }
 
-static gln_status_t run_micro_batches(gln_trainer_t *x, gln_step_report_t *r) {
+static gln_status_t run_micro_batches(gln_trainer_t *x, gln_step_report_t *r)
+{
     const int64_t micro_batches = x->run.train.accumulation;
     const int64_t tokens = x->run.train.batch * x->run.model.sequence;
     for (int64_t i = 0; i < micro_batches; i++) {
@@ -191,7 +203,8 @@ static gln_status_t run_micro_batches(gln_trainer_t *x, gln_step_report_t *r) {
     return gln_ledger_check(&r->ledger, "all micro-batches of a step");
 }
 
-gln_status_t gln_trainer_step(gln_trainer_t *x, gln_step_report_t *report) {
+gln_status_t gln_trainer_step(gln_trainer_t *x, gln_step_report_t *report)
+{
     const double start = gln_seconds();
     gln_step_report_t r;
     memset(&r, 0, sizeof r);
@@ -223,7 +236,8 @@ gln_status_t gln_trainer_step(gln_trainer_t *x, gln_step_report_t *report) {
 /* ---- evaluation ---------------------------------------------------------------------------------
  */
 
-gln_status_t gln_trainer_evaluate(gln_trainer_t *x, gln_eval_report_t *report) {
+gln_status_t gln_trainer_evaluate(gln_trainer_t *x, gln_eval_report_t *report)
+{
     const double start = gln_seconds();
     const int64_t s = x->run.model.sequence;
     gln_model_t *model = x->eval_model ? x->eval_model : x->model;

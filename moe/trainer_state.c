@@ -1,27 +1,30 @@
 /* What a trainer saves and restores, and which checkpoints it keeps. */
 #include "base/log.h"
+#include "moe/checkpoint_internal.h"
+#include "moe/file.h"
 #include "moe/trainer_internal.h"
 
 #include <dirent.h>
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 enum { FIELDS_MAX = 32, STATE_STEP = 0, STATE_SEED, STATE_DATA, STATE_DOMAINS, STATE_COUNT };
 
-static void put(gln_checkpoint_field_t *f, int *n, const char *key, int is_model, int64_t value) {
+static void put(gln_checkpoint_field_t *f, int *n, const char *key, int is_model, int64_t value)
+{
     f[(*n)++] = (gln_checkpoint_field_t){.key = key, .is_model = is_model, .integer = value};
 }
 
-static void put_real(gln_checkpoint_field_t *f, int *n, const char *key, double value) {
+static void put_real(gln_checkpoint_field_t *f, int *n, const char *key, double value)
+{
     f[(*n)++] = (gln_checkpoint_field_t){.key = key, .is_model = 1, .is_real = 1, .real = value};
 }
 
 /* State first, then everything that describes the model. */
-static int make_fields(const gln_run_options_t *run, gln_checkpoint_field_t *f) {
+static int make_fields(const gln_run_options_t *run, gln_checkpoint_field_t *f)
+{
     int n = 0;
     put(f, &n, "step", 0, 0);
     put(f, &n, "seed", 0, run->train.seed);
@@ -47,7 +50,8 @@ static int make_fields(const gln_run_options_t *run, gln_checkpoint_field_t *f) 
     return n;
 }
 
-static int64_t field(const gln_checkpoint_field_t *f, int n, const char *key) {
+static int64_t field(const gln_checkpoint_field_t *f, int n, const char *key)
+{
     for (int i = 0; i < n; i++)
         if (strcmp(f[i].key, key) == 0) return f[i].integer;
     GLN_ASSERT(!"a known field");
@@ -57,43 +61,27 @@ static int64_t field(const gln_checkpoint_field_t *f, int n, const char *key) {
 /* ---- save ---------------------------------------------------------------------------------------
  */
 
-static gln_status_t make_folder(const char *path) {
-    if (mkdir(path, 0777) == 0 || errno == EEXIST) return GLN_OK;
-    return gln_fail(GLN_ERR_IO, "%s: cannot create the folder: %s; choose another run.dir", path,
-                    strerror(errno));
-}
-
-static int is_checkpoint(const struct dirent *entry) {
+static int is_checkpoint(const struct dirent *entry)
+{
     return strncmp(entry->d_name, "step-", 5) == 0 && strchr(entry->d_name, '.') == NULL;
 }
 
-static void remove_folder(const char *path) {
-    struct dirent **entries = NULL;
-    int n = scandir(path, &entries, NULL, NULL);
-    for (int i = 0; i < n; i++) {
-        char file[2 * GLN_CONFIG_TEXT_MAX];
-        snprintf(file, sizeof file, "%s/%s", path, entries[i]->d_name);
-        unlink(file); /* "." and ".." are refused, which is as well */
-        free(entries[i]);
-    }
-    free(entries);
-    if (rmdir(path) != 0)
-        gln_log(GLN_LOG_WARN, "%s: cannot remove the old checkpoint: %s", path, strerror(errno));
-}
-
-static void remove_old_checkpoints(const char *folder, int64_t keep) {
+static void remove_old_checkpoints(const char *folder, int64_t keep)
+{
     struct dirent **entries = NULL;
     int n = scandir(folder, &entries, is_checkpoint, alphasort);
     for (int i = 0; i < n; i++) {
         char path[2 * GLN_CONFIG_TEXT_MAX];
         snprintf(path, sizeof path, "%s/%s", folder, entries[i]->d_name);
-        if (i < n - keep) remove_folder(path);
+        if (i < n - keep)
+            gln_folder_remove(path); /* failing leaves an old checkpoint, and says so */
         free(entries[i]);
     }
     free(entries);
 }
 
-gln_status_t gln_trainer_save(gln_trainer_t *x, char *path, size_t size) {
+gln_status_t gln_trainer_save(gln_trainer_t *x, char *path, size_t size)
+{
     char folder[GLN_CONFIG_TEXT_MAX + 16], target[GLN_CONFIG_TEXT_MAX + 48];
     gln_checkpoint_field_t f[FIELDS_MAX];
     const int n = make_fields(&x->run, f);
@@ -104,8 +92,7 @@ gln_status_t gln_trainer_save(gln_trainer_t *x, char *path, size_t size) {
     snprintf(folder, sizeof folder, "%s/checkpoints", x->run.run.dir);
     snprintf(target, sizeof target, "%s/step-%08lld", folder, (long long)x->at);
     if (x->parallel.rank == 0) {
-        status = make_folder(x->run.run.dir);
-        if (status == GLN_OK) status = make_folder(folder);
+        status = gln_folder_make(folder);
         exists = access(target, F_OK) == 0;
     }
     status = gln_comm_agree(x->comm, status, &rank);
@@ -122,8 +109,8 @@ gln_status_t gln_trainer_save(gln_trainer_t *x, char *path, size_t size) {
 /* ---- resume -------------------------------------------------------------------------------------
  */
 
-static gln_status_t check_state(gln_trainer_t *x, const char *path,
-                                const gln_checkpoint_field_t *f) {
+static gln_status_t check_state(gln_trainer_t *x, const char *path, const gln_checkpoint_field_t *f)
+{
     if (x->mode != GLN_TRAINER_TRAIN) return GLN_OK;
     if ((uint64_t)f[STATE_DATA].integer != gln_data_hash(x->train))
         return gln_fail(
@@ -144,17 +131,9 @@ static gln_status_t check_state(gln_trainer_t *x, const char *path,
     return GLN_OK;
 }
 
-/* A checkpoint folder as it is, a run folder by its newest checkpoint. */
-static gln_status_t locate(const char *path, char *out, size_t size) {
-    char manifest[2 * GLN_CONFIG_TEXT_MAX];
-    snprintf(manifest, sizeof manifest, "%s/manifest.json", path);
-    if (access(manifest, F_OK) != 0) return gln_checkpoint_latest(path, out, size);
-    snprintf(out, size, "%s", path);
-    return GLN_OK;
-}
-
-gln_status_t gln_trainer_resume(gln_trainer_t *x, const char *path) {
-    char newest[2 * GLN_CONFIG_TEXT_MAX] = "";
+gln_status_t gln_trainer_resume(gln_trainer_t *x, const char *path)
+{
+    char newest[PATH_MAX] = "";
     gln_checkpoint_field_t f[FIELDS_MAX];
     const int n = make_fields(&x->run, f);
     int rank = 0;
@@ -169,7 +148,7 @@ gln_status_t gln_trainer_resume(gln_trainer_t *x, const char *path) {
         free(entries);
         if (found > 0) path = x->run.run.dir;
     }
-    if (path) status = locate(path, newest, sizeof newest);
+    if (path) status = gln_checkpoint_resolve(path, newest);
     status = gln_comm_agree(x->comm, status, &rank);
     if (status == GLN_OK) status = gln_comm_broadcast(x->comm, newest, sizeof newest, 0);
     if (status != GLN_OK || newest[0] == 0) return status;
@@ -186,7 +165,8 @@ gln_status_t gln_trainer_resume(gln_trainer_t *x, const char *path) {
 /* ---- a model out of a checkpoint ----------------------------------------------------------------
  */
 
-static void run_of_fields(const gln_checkpoint_field_t *f, int n, gln_run_options_t *run) {
+static void run_of_fields(const gln_checkpoint_field_t *f, int n, gln_run_options_t *run)
+{
     run->model.vocabulary = field(f, n, "vocabulary");
     run->model.hidden = field(f, n, "hidden");
     run->model.layers = field(f, n, "layers");
@@ -208,8 +188,9 @@ static void run_of_fields(const gln_checkpoint_field_t *f, int n, gln_run_option
 }
 
 gln_status_t gln_trainer_open_generate(gln_comm_t *comm, const char *checkpoint, int threads,
-                                       gln_trainer_t **out) {
-    char path[2 * GLN_CONFIG_TEXT_MAX];
+                                       gln_trainer_t **out)
+{
+    char path[PATH_MAX];
     gln_run_options_t run;
     gln_checkpoint_field_t f[FIELDS_MAX];
     gln_trainer_t *x = NULL;
@@ -218,7 +199,7 @@ gln_status_t gln_trainer_open_generate(gln_comm_t *comm, const char *checkpoint,
                         gln_comm_size(comm));
     memset(&run, 0, sizeof run);
     const int n = make_fields(&run, f);
-    gln_status_t status = locate(checkpoint, path, sizeof path);
+    gln_status_t status = gln_checkpoint_resolve(checkpoint, path);
     if (status == GLN_OK) status = gln_checkpoint_fields(path, f, n);
     if (status != GLN_OK) return status;
     run_of_fields(f, n, &run);
