@@ -75,7 +75,7 @@ int64_t gln_exchange_receive_max(const gln_exchange_t *x);
 
 /** Fix who sends what in this step; exchanges counts and metadata. `send` is borrowed during the call.
  *  @return GLN_OK; GLN_ERR_CAPACITY when a pair exceeds its bound on any rank (agreed: all ranks return it,
- *          nothing was sent); GLN_ERR_PEER. */
+ *          nothing was sent; the message is at the rank with that pair); GLN_ERR_PEER. */
 gln_status_t gln_exchange_plan(gln_exchange_t *x, const gln_exchange_send_t *send,
                                gln_exchange_received_t *received);
 

@@ -1,0 +1,438 @@
+/* gln_exchange_*: random plans that every rank can compute for the whole world, so that each rank
+ * knows what must arrive where. Rows, metadata, order, the sparse tree sum and scalars are compared
+ * bit for bit; the hash of all combined rows is that of a serial oracle, hence the same for every
+ * number of ranks. RANKS: 1 2 3 4 */
+#include "base/rng.h"
+#include "comm/comm_internal.h"
+#include "comm/exchange.h"
+#include "tests/ranks/comm/check.h"
+#include <math.h>
+
+enum { group_max = 12, tokens_max = 48, meta_max = 40, scalars_max = 9 };
+
+typedef struct world { /* what all ranks know */
+    int domains, groups, group, local, ranks, rank, step;
+    int64_t tokens, hidden;
+    gln_dtype_t dtype;
+    uint64_t seed;
+} world_t;
+
+enum { use_pick, use_order, use_meta, use_count, use_row, use_result, use_scalar };
+
+static uint64_t random_bits(const world_t *w, int use, int source, int j, int64_t index) {
+    uint64_t stream =
+        gln_rng_stream(GLN_RNG_TEST, (uint64_t)(w->step * 16 + use), (uint64_t)(source * 64 + j));
+    return gln_rng_u64(w->seed, stream, (uint64_t)index);
+}
+
+static double random_value(const world_t *w, int use, int source, int j, int64_t index) {
+    uint64_t bits = random_bits(w, use, source, j, index);
+    double value = ((double)(bits >> 32) / 0x1p32 - 0.5) * ldexp(1.0, (int)(bits % 31) - 15);
+    return w->dtype == GLN_F32 ? (double)(float)value : value;
+}
+
+/* Does source domain send token t to destination j? Every fourth domain sends nothing in some step,
+ * every fifth receives nothing, and a token goes to anything from none to all destinations. */
+static int sends(const world_t *w, int source, int j, int64_t t) {
+    if ((source + w->step) % 4 == 3 || (w->step % 2 == 1 && j % 5 == 1)) return 0;
+    int share = (int)(random_bits(w, use_pick, source, 63, t) % 5); /* 0: to none, 4: to all */
+    return (int)(random_bits(w, use_pick, source, j, t) % 4) < share;
+}
+
+/* The tokens of one pair in an order that is not ascending. @return how many */
+static int pair_tokens(const world_t *w, int source, int j, int32_t *tokens) {
+    int count = 0;
+    uint64_t stream = gln_rng_stream(GLN_RNG_TEST, (uint64_t)(w->step * 16 + use_order),
+                                     (uint64_t)(source * 64 + j));
+    for (int64_t k = 0; k < w->tokens; k++) {
+        int64_t t = (int64_t)gln_rng_permute(w->seed, stream, (uint64_t)w->tokens, (uint64_t)k);
+        if (sends(w, source, j, t)) tokens[count++] = (int32_t)t;
+    }
+    return count;
+}
+
+static int pair_meta(const world_t *w, int source, int j) {
+    return (int)(random_bits(w, use_count, source, j, 0) % (meta_max + 1));
+}
+
+static int pair_scalars(const world_t *w, int source, int j) {
+    return (int)(random_bits(w, use_count, source, j, 1) % (scalars_max + 1));
+}
+
+typedef struct outgoing { /* gln_exchange_send_t with its memory */
+    int32_t rows[group_max * group_max], scalars[group_max * group_max],
+        meta_bytes[group_max * group_max];
+    int32_t tokens[group_max * group_max * tokens_max];
+    unsigned char meta[group_max * group_max * meta_max];
+    gln_exchange_send_t send;
+} outgoing_t;
+
+static void outgoing_fill(const world_t *w, outgoing_t *o) {
+    int64_t rows = 0, bytes = 0;
+    for (int s = 0; s < w->local; s++)
+        for (int j = 0; j < w->group; j++) {
+            int source = w->rank * w->local + s, pair = s * w->group + j;
+            o->rows[pair] = pair_tokens(w, source, j, o->tokens + rows);
+            o->scalars[pair] = pair_scalars(w, source, j);
+            o->meta_bytes[pair] = pair_meta(w, source, j);
+            for (int b = 0; b < o->meta_bytes[pair]; b++)
+                o->meta[bytes + b] = (unsigned char)random_bits(w, use_meta, source, j, b);
+            rows += o->rows[pair];
+            bytes += o->meta_bytes[pair];
+        }
+    o->send = (gln_exchange_send_t){o->rows, o->tokens, o->scalars, o->meta_bytes, o->meta};
+}
+
+/* Domain of local domain i, and of member j of its group. */
+static int domain_of(const world_t *w, int i) {
+    return w->rank * w->local + i;
+}
+
+static int member_of(const world_t *w, int domain, int j) {
+    return domain / w->group * w->group + j;
+}
+
+static void received_check(const world_t *w, const gln_exchange_received_t *got) {
+    int32_t tokens[tokens_max];
+    int64_t rows = 0, scalars = 0;
+    size_t bytes = 0;
+    for (int i = 0; i < w->local; i++)
+        for (int j = 0; j < w->group; j++) {
+            int pair = i * w->group + j, source = member_of(w, domain_of(w, i), j);
+            int own = domain_of(w, i) % w->group; /* this domain as its sources number it */
+            CHECK(got->row_offset[pair] == rows && got->scalar_offset[pair] == scalars &&
+                      got->meta_offset[pair] == bytes,
+                  "offsets of pair %d", pair);
+            CHECK(got->rows[pair] == pair_tokens(w, source, own, tokens), "rows of pair %d: %d",
+                  pair, got->rows[pair]);
+            CHECK(got->scalars[pair] == pair_scalars(w, source, own), "scalars of pair %d", pair);
+            rows += got->rows[pair];
+            scalars += got->scalars[pair];
+            for (int b = 0; b < pair_meta(w, source, own); b++)
+                CHECK(((const unsigned char *)got->meta)[bytes + (size_t)b] ==
+                          (unsigned char)random_bits(w, use_meta, source, own, b),
+                      "metadata byte %d of pair %d", b, pair);
+            bytes += (size_t)pair_meta(w, source, own);
+        }
+    int pairs = w->local * w->group;
+    CHECK(got->rows_count == rows && got->row_offset[pairs] == rows &&
+          got->scalar_offset[pairs] == scalars && got->meta_offset[pairs] == bytes);
+}
+
+static void rows_check(const world_t *w, const gln_exchange_received_t *got, const void *out) {
+    int32_t tokens[tokens_max];
+    for (int i = 0; i < w->local; i++)
+        for (int j = 0; j < w->group; j++) {
+            int pair = i * w->group + j, source = member_of(w, domain_of(w, i), j);
+            int count = pair_tokens(w, source, domain_of(w, i) % w->group, tokens);
+            for (int r = 0; r < count; r++)
+                for (int64_t h = 0; h < w->hidden; h++) {
+                    double found =
+                        gln_load(out, (got->row_offset[pair] + r) * w->hidden + h, w->dtype);
+                    double expected =
+                        random_value(w, use_row, source, 0, tokens[r] * w->hidden + h);
+                    CHECK(found == expected, "rank %d: pair %d row %d column %lld: %a, not %a",
+                          w->rank, pair, r, (long long)h, found, expected);
+                }
+        }
+    double behind = gln_load(out, got->rows_count * w->hidden, w->dtype);
+    CHECK(behind == 77.0, "wrote behind the last row: %a", behind);
+}
+
+/* What destination j of `source`'s group returns for its token t. */
+static double result(const world_t *w, int source, int j, int64_t t, int64_t h) {
+    return random_value(w, use_result, source, j, t * w->hidden + h);
+}
+
+/* Sparse tree over members [first, first + width). @return whether there was any leaf */
+static int sparse_tree(const world_t *w, int source, int64_t t, int64_t h, int first, int width,
+                       double *sum) {
+    if (first >= w->group) return 0;
+    if (width == 1) {
+        if (!sends(w, source, first, t)) return 0;
+        *sum = result(w, source, first, t, h);
+        return 1;
+    }
+    double lower = 0, upper = 0;
+    int has_lower = sparse_tree(w, source, t, h, first, width / 2, &lower);
+    int has_upper = sparse_tree(w, source, t, h, first + width / 2, width / 2, &upper);
+    if (has_lower && has_upper)
+        *sum = w->dtype == GLN_F32 ? (double)((float)lower + (float)upper) : lower + upper;
+    else
+        *sum = has_lower ? lower : upper;
+    return has_lower || has_upper;
+}
+
+/* What combine must give for all D domains [D * T, H]. */
+static void combine_oracle(const world_t *w, void *out) {
+    int width = 1;
+    while (width < w->group)
+        width *= 2;
+    for (int d = 0; d < w->domains; d++)
+        for (int64_t t = 0; t < w->tokens; t++)
+            for (int64_t h = 0; h < w->hidden; h++) {
+                double sum = 0;
+                if (!sparse_tree(w, d, t, h, 0, width, &sum)) sum = 0;
+                gln_store(out, (d * w->tokens + t) * w->hidden + h, w->dtype, sum);
+            }
+}
+
+static void results_fill(const world_t *w, const gln_exchange_received_t *got, void *rows,
+                         void *scalars) {
+    int32_t tokens[tokens_max];
+    for (int i = 0; i < w->local; i++)
+        for (int j = 0; j < w->group; j++) {
+            int pair = i * w->group + j, source = member_of(w, domain_of(w, i), j);
+            int own = domain_of(w, i) % w->group;
+            int count = pair_tokens(w, source, own, tokens);
+            for (int r = 0; r < count; r++)
+                for (int64_t h = 0; h < w->hidden; h++)
+                    gln_store(rows, (got->row_offset[pair] + r) * w->hidden + h, w->dtype,
+                              result(w, source, own, tokens[r], h));
+            for (int k = 0; k < pair_scalars(w, source, own); k++)
+                gln_store(scalars, got->scalar_offset[pair] + k, w->dtype,
+                          random_value(w, use_scalar, source, own, k));
+        }
+}
+
+static void scalars_check(const world_t *w, const void *out) {
+    int64_t at = 0;
+    for (int s = 0; s < w->local; s++)
+        for (int j = 0; j < w->group; j++)
+            for (int k = 0; k < pair_scalars(w, domain_of(w, s), j); k++, at++) {
+                double found = gln_load(out, at, w->dtype);
+                double expected = random_value(w, use_scalar, domain_of(w, s), j, k);
+                CHECK(found == expected, "scalar %d of pair (%d, %d): %a", k, s, j, found);
+            }
+}
+
+/* This rank's traffic against a count over the plan; `from` and `to` say who sends. */
+static void traffic_check(const world_t *w, const gln_comm_t *comm, gln_traffic_t traffic,
+                          int back) {
+    int32_t tokens[tokens_max];
+    gln_traffic_t expected = {0};
+    for (int d = 0; d < w->domains; d++)
+        for (int j = 0; j < w->group; j++) {
+            int from = d / w->local, to = member_of(w, d, j) / w->local;
+            int64_t rows = pair_tokens(w, d, j, tokens);
+            if ((back ? to : from) != w->rank) continue;
+            if (from == to)
+                expected.rank_rows += rows;
+            else if (gln_comm_node_of(comm, from) == gln_comm_node_of(comm, to))
+                expected.node_rows += rows;
+            else
+                expected.remote_rows += rows;
+        }
+    int64_t row = w->hidden * (int64_t)gln_dtype_bytes(w->dtype);
+    expected.rank_bytes = expected.rank_rows * row;
+    expected.node_bytes = expected.node_rows * row;
+    expected.remote_bytes = expected.remote_rows * row;
+    CHECK(memcmp(&traffic, &expected, sizeof traffic) == 0,
+          "rank %d: rows %lld %lld %lld, not %lld %lld %lld", w->rank, (long long)traffic.rank_rows,
+          (long long)traffic.node_rows, (long long)traffic.remote_rows,
+          (long long)expected.rank_rows, (long long)expected.node_rows,
+          (long long)expected.remote_rows);
+}
+
+/* One step: plan, dispatch, combine, scalars. @return hash of the combined rows of all domains */
+static uint64_t step_check(const world_t *w, gln_comm_t *comm, gln_exchange_t *x) {
+    outgoing_t *o = allocate(sizeof *o);
+    gln_exchange_received_t got;
+    size_t unit = gln_dtype_bytes(w->dtype), row = (size_t)w->hidden * unit;
+    size_t mine = (size_t)(w->local * w->tokens) * row, all = mine * (size_t)w->ranks;
+    outgoing_fill(w, o);
+    CHECK_OK(gln_exchange_plan(x, &o->send, &got));
+    memset(o, 0xff, sizeof *o); /* borrowed during the call only */
+    received_check(w, &got);
+
+    void *in = allocate(mine), *out = allocate((size_t)(gln_exchange_receive_max(x) + 1) * row);
+    for (int s = 0; s < w->local; s++)
+        for (int64_t k = 0; k < w->tokens * w->hidden; k++)
+            gln_store(in, s * w->tokens * w->hidden + k, w->dtype,
+                      random_value(w, use_row, domain_of(w, s), 0, k));
+    gln_store(out, got.rows_count * w->hidden, w->dtype, 77.0);
+    CHECK_OK(gln_exchange_dispatch(x, in, out));
+    rows_check(w, &got, out);
+    traffic_check(w, comm, gln_exchange_traffic(x), 0);
+
+    void *scalars = allocate((size_t)(w->local * w->group * scalars_max) * unit);
+    void *scalars_back = allocate((size_t)(w->local * w->group * scalars_max) * unit);
+    void *world = allocate(all), *oracle = allocate(all);
+    results_fill(w, &got, out, scalars);
+    memset(in, 0xff, mine);
+    CHECK_OK(gln_exchange_combine(x, out, in));
+    traffic_check(w, comm, gln_exchange_traffic(x), 1);
+    CHECK_OK(gln_exchange_scalars(x, scalars, scalars_back));
+    scalars_check(w, scalars_back);
+    CHECK_OK(gln_comm_allgather(comm, in, mine, world));
+    combine_oracle(w, oracle);
+    for (size_t k = 0; k < all / unit; k++)
+        CHECK(memcmp((char *)world + k * unit, (char *)oracle + k * unit, unit) == 0,
+              "D %d R %d: combined element %zu is %a, not %a", w->domains, w->groups, k,
+              gln_load(world, (int64_t)k, w->dtype), gln_load(oracle, (int64_t)k, w->dtype));
+    uint64_t hash = hash_bytes(0xcbf29ce484222325u, world, all);
+    void *memory[] = {o, in, out, scalars, scalars_back, world, oracle};
+    for (size_t k = 0; k < sizeof memory / sizeof *memory; k++)
+        free(memory[k]);
+    return hash;
+}
+
+static gln_exchange_options_t options_of(const world_t *w) {
+    return (gln_exchange_options_t){.domains = w->domains,
+                                    .groups = w->groups,
+                                    .tokens = w->tokens,
+                                    .hidden = w->hidden,
+                                    .dtype = w->dtype,
+                                    .rows_max = w->tokens,
+                                    .scalars_max = scalars_max,
+                                    .meta_bytes_max = meta_max};
+}
+
+static world_t world_of(const gln_comm_t *comm, int domains, int groups, gln_dtype_t dtype) {
+    return (world_t){.domains = domains,
+                     .groups = groups,
+                     .group = domains / groups,
+                     .ranks = gln_comm_size(comm),
+                     .rank = gln_comm_rank(comm),
+                     .local = domains / gln_comm_size(comm),
+                     .tokens = 11 + domains,
+                     .hidden = 9,
+                     .dtype = dtype,
+                     .seed = (uint64_t)(domains * 100 + groups)};
+}
+
+static void all_worlds(gln_comm_t *comm) {
+    static const int domains[] = {1, 2, 3, 4, 6, 8, 12}, groups[] = {1, 2, 3, 4};
+    int ranks = gln_comm_size(comm);
+    for (size_t a = 0; a < sizeof domains / sizeof *domains; a++)
+        for (size_t b = 0; b < sizeof groups / sizeof *groups; b++) {
+            if (domains[a] % ranks != 0 || domains[a] % groups[b] != 0 ||
+                (ranks % groups[b] != 0 && groups[b] % ranks != 0))
+                continue;
+            for (int dtype = GLN_F32; dtype <= GLN_F64; dtype += GLN_F64 - GLN_F32) {
+                world_t w = world_of(comm, domains[a], groups[b], (gln_dtype_t)dtype);
+                gln_exchange_options_t options = options_of(&w);
+                gln_exchange_t *x = NULL;
+                uint64_t hash = 0;
+                CHECK_OK(gln_exchange_open(comm, &options, &x));
+                CHECK(gln_exchange_receive_max(x) == w.local * w.group * w.tokens);
+                size_t bytes = gln_exchange_bytes(x);
+                for (w.step = 0; w.step < 4; w.step++)
+                    hash = hash * 31 + step_check(&w, comm, x);
+                CHECK(gln_exchange_bytes(x) == bytes, "memory is fixed at open");
+                gln_exchange_close(x);
+                if (w.rank == 0)
+                    printf("D %d R %d %s: %016llx\n", w.domains, w.groups, gln_dtype_name(w.dtype),
+                           (unsigned long long)hash);
+            }
+        }
+}
+
+/* One rank alone breaks a bound: all of them refuse, nothing is sent, and the next plan works. */
+static void refusals(gln_comm_t *comm) {
+    int ranks = gln_comm_size(comm), domains = 12;
+    world_t w = world_of(comm, domains, 1, GLN_F32);
+    gln_exchange_options_t options = options_of(&w);
+    gln_exchange_t *x = NULL;
+    outgoing_t *o = allocate(sizeof *o);
+    gln_exchange_received_t got;
+    options.rows_max = 5;
+    CHECK_OK(gln_exchange_open(comm, &options, &x));
+    for (int bad = 0; bad < ranks; bad++)
+        for (int kind = 0; kind < 6; kind++) {
+            memset(o, 0, sizeof *o);
+            o->send = (gln_exchange_send_t){o->rows, o->tokens, o->scalars, o->meta_bytes, o->meta};
+            int pairs = w.local * w.group;
+            for (int p = 0; p < pairs; p++) { /* good: two tokens per pair */
+                o->rows[p] = 2;
+                o->tokens[2 * p + 1] = 1;
+                o->scalars[p] = scalars_max;
+                o->meta_bytes[p] = meta_max;
+            }
+            CHECK_OK(gln_exchange_plan(x, &o->send, &got));
+            CHECK(got.rows_count == 2 * pairs);
+            if (w.rank == bad) {
+                o->rows[pairs - 1] = kind == 0 ? 6 : kind == 5 ? -1 : 2;
+                o->scalars[pairs - 1] += kind == 1;
+                o->meta_bytes[pairs - 1] += kind == 2;
+                o->tokens[2 * pairs - 1] = kind == 3 ? 0 : kind == 4 ? (int32_t)w.tokens : 1;
+                for (int t = 2; t < 6 && kind == 0; t++)
+                    o->tokens[2 * pairs - 2 + t] = t;
+            }
+            gln_status_t expected = kind < 3 ? GLN_ERR_CAPACITY : GLN_ERR_ARGUMENT;
+            gln_status_t found = gln_exchange_plan(x, &o->send, &got);
+            CHECK(found == expected, "kind %d on rank %d: %s", kind, bad, gln_status_name(found));
+            CHECK(gln_exchange_dispatch(x, o, o) == GLN_ERR_ARGUMENT, "the plan was refused");
+        }
+    gln_exchange_close(x);
+    free(o);
+}
+
+static void open_errors(gln_comm_t *comm) {
+    int ranks = gln_comm_size(comm);
+    world_t w = world_of(comm, 12, 1, GLN_F32);
+    gln_exchange_options_t good = options_of(&w), bad = good;
+    gln_exchange_t *x = NULL;
+    char text[96];
+    bad.domains = ranks + 1;
+    if (ranks > 1) {
+        CHECK(gln_exchange_open(comm, &bad, &x) == GLN_ERR_ARGUMENT);
+        snprintf(text, sizeof text, "(P = %d) must divide the number of domains (D = %d)", ranks,
+                 ranks + 1);
+        CHECK(strstr(gln_last_error(), text), "the message must say which divides which");
+    }
+    bad = good;
+    bad.groups = 5;
+    CHECK(gln_exchange_open(comm, &bad, &x) == GLN_ERR_ARGUMENT);
+    CHECK(strstr(gln_last_error(), "(R = 5) must divide the number of domains (D = 12)"));
+    bad.groups = ranks == 2 || ranks == 4 ? 3 : 2;
+    if (ranks > 1) {
+        CHECK(gln_exchange_open(comm, &bad, &x) == GLN_ERR_ARGUMENT);
+        CHECK(strstr(gln_last_error(), "one must divide the other"));
+    }
+    /* one rank alone asks for the impossible: nobody opens */
+    bad = good;
+    bad.hidden = gln_comm_rank(comm) == ranks - 1 ? 0 : bad.hidden;
+    CHECK(gln_exchange_open(comm, &bad, &x) == GLN_ERR_ARGUMENT);
+    CHECK(x == NULL, "outputs are written on success only");
+}
+
+/* Counters when some ranks live on another node: pretend that each pair of ranks is one. */
+static void pretended_nodes(gln_comm_t *comm) {
+    int ranks = gln_comm_size(comm);
+    for (int r = 0; r < ranks; r++)
+        comm->nodes[r] = r / 2;
+    world_t w = world_of(comm, 12, 1, GLN_F64);
+    gln_exchange_options_t options = options_of(&w);
+    gln_exchange_t *x = NULL;
+    CHECK_OK(gln_exchange_open(comm, &options, &x));
+    step_check(&w, comm, x);
+    if (ranks > 2) {
+        gln_traffic_t traffic = gln_exchange_traffic(x);
+        CHECK(traffic.remote_rows > 0, "the plan must cross nodes, or this test tests nothing");
+    }
+    gln_exchange_close(x);
+    for (int r = 0; r < ranks; r++)
+        comm->nodes[r] = 0;
+}
+
+int main(void) {
+    gln_comm_t *comm = NULL;
+    CHECK_OK(gln_comm_open_world(&comm));
+    all_worlds(comm);
+    comm->chunk_bytes = 50; /* messages in several chunks */
+    world_t w = world_of(comm, 12, 1, GLN_F32);
+    gln_exchange_options_t options = options_of(&w);
+    gln_exchange_t *x = NULL;
+    CHECK_OK(gln_exchange_open(comm, &options, &x));
+    step_check(&w, comm, x);
+    gln_exchange_close(x);
+    comm->chunk_bytes = GLN_COMM_CHUNK_BYTES;
+    pretended_nodes(comm);
+    refusals(comm);
+    open_errors(comm);
+    int rank = gln_comm_rank(comm);
+    gln_comm_close(comm);
+    if (rank == 0) printf("ok\n");
+    return 0;
+}
