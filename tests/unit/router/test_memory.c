@@ -1,0 +1,80 @@
+/* A step allocates nothing: the allocator is counted, the C library's by standing in front of it,
+ * AddressSanitizer's through its hook. */
+#include "tests/unit/router/cases.h"
+#include <stdatomic.h>
+#include <stdio.h>
+
+static atomic_long allocations;
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/allocator_interface.h>
+static void count_malloc(const volatile void *memory, size_t bytes)
+{
+    (void)memory, (void)bytes;
+    atomic_fetch_add(&allocations, 1);
+}
+static void count_free(const volatile void *memory)
+{
+    (void)memory;
+}
+static void count_from_now(void)
+{
+    __sanitizer_install_malloc_and_free_hooks(count_malloc, count_free);
+}
+#else
+void *__libc_malloc(size_t bytes);
+void *__libc_calloc(size_t count, size_t bytes);
+void *__libc_realloc(void *memory, size_t bytes);
+void *malloc(size_t bytes)
+{
+    atomic_fetch_add(&allocations, 1);
+    return __libc_malloc(bytes);
+}
+void *calloc(size_t count, size_t bytes)
+{
+    atomic_fetch_add(&allocations, 1);
+    return __libc_calloc(count, bytes);
+}
+void *realloc(void *memory, size_t bytes)
+{
+    atomic_fetch_add(&allocations, 1);
+    return __libc_realloc(memory, bytes);
+}
+static void count_from_now(void)
+{
+}
+#endif
+
+Test(memory, a_step_allocates_nothing, .timeout = 60)
+{
+    count_from_now();
+    gln_pool_t *pool = pool_of(2);
+    for (int acc = 0; acc <= 2; acc += 2) {
+        test_case_t c = {.options = {.k = 2,
+                                     .capacity_factor = 0.7,
+                                     .priority = GLN_PRIORITY_RANDOM,
+                                     .fill = 1,
+                                     .rectify = 1,
+                                     .ir_capacity = 5,
+                                     .balance_coef = 0.1},
+                         .shape = {500, 16, 4, 0, (gln_dtype_t)acc}};
+        c.logits = calloc(500 * 16, 8);
+        c.input.logits = c.logits;
+        case_logits(&c, LOGITS_ZIPF);
+        test_run_t run = run_open(&c, pool);
+        void *a = calloc(1500, 8), *b = calloc(500, 8), *d = calloc(500 * 16, 8);
+        long before = atomic_load(&allocations);
+        cr_assert_gt(before, 0, "the count does not count");
+        gln_status_t routed = gln_router_route(run.router, &c.input, run.plan);
+        gln_status_t back = gln_router_backward(run.router, run.plan, a, b, 1, d);
+        long after = atomic_load(&allocations);
+        cr_assert_eq(routed, GLN_OK);
+        cr_assert_eq(back, GLN_OK);
+        cr_assert_eq(after, before, "%ld allocations", after - before);
+        cr_assert_gt(run.plan->ledger.rect_rows, 0);
+        free(a), free(b), free(d);
+        run_close(&run);
+        case_close(&c);
+    }
+    gln_pool_close(pool);
+}
