@@ -1,0 +1,239 @@
+/* The table of commands and the way into it. Nothing here touches MPI. */
+#include "launcher/command.h"
+
+#include "base/log.h"
+#include "launcher/session.h"
+#include "moe/gleaner.h"
+#include "moe/run_options.h"
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#define BIT(option) (1u << GLN_OPTION_##option)
+#define COMMON (BIT(HELP))
+
+static const gln_command_t commands[] = {
+    {"train", "RUN.yaml", "train a model, or go on with a run",
+     "Trains the model that RUN.yaml describes; under mpirun on all its ranks. The run directory\n"
+     "(run.dir) receives config.yaml, metrics.jsonl, checkpoints/ and, at the end, report.txt. If "
+     "it\n"
+     "holds a checkpoint, training goes on from the newest one. SIGINT, SIGTERM and SIGUSR1 finish "
+     "the\n"
+     "step, save a checkpoint and leave with status 0.\n",
+     COMMON | BIT(SET) | BIT(JSON), 1, 1, 1, gln_command_train},
+    {"eval", "RUN_DIR|CHECKPOINT", "loss of a checkpoint on a text",
+     "Evaluates the newest checkpoint of a run directory, or the one named, on the validation text "
+     "of\n"
+     "the run or on --data FILE.\n",
+     COMMON | BIT(SET) | BIT(JSON) | BIT(CONFIG) | BIT(DATA), 1, 1, 0, gln_command_eval},
+    {"generate", "RUN_DIR|CHECKPOINT", "continue a text",
+     "Continues --prompt byte by byte with a checkpoint of a byte-level model, on one process. "
+     "Control\n"
+     "characters and bytes that are not UTF-8 are printed as \\xNN.\n",
+     COMMON | BIT(JSON) | BIT(PROMPT) | BIT(LENGTH) | BIT(TEMPERATURE) | BIT(SEED) | BIT(THREADS),
+     1, 1, 0, gln_command_generate},
+    {"bench layer", "[RUN.yaml]", "time one MoE layer, forward and backward",
+     "Times one MoE layer with random weights and random input, against a plain matrix product "
+     "measured\n"
+     "in turn in the same run. model.*, router.* and parallel.* keys shape it; without a run file\n"
+     "hidden 512, expert_hidden 1024, 8 experts, top-2. docs/performance.md explains the "
+     "figures.\n",
+     COMMON | BIT(SET) | BIT(JSON) | BIT(TOKENS) | BIT(REPEAT) | BIT(GEMM), 0, 1, 0,
+     gln_command_bench_layer},
+    {"ckpt info", "RUN_DIR|CHECKPOINT", "what a checkpoint holds, checksums verified", "",
+     COMMON | BIT(JSON), 1, 1, 0, gln_command_ckpt_info},
+    {"ckpt digest", "RUN_DIR|CHECKPOINT", "one hash over all tensors of a checkpoint",
+     "The same tensors give the same hash, however they are spread over files. Checksums are "
+     "verified.\n",
+     COMMON | BIT(JSON), 1, 1, 0, gln_command_ckpt_digest},
+    {"info", "", "version, machine and job as gleaner sees them", "", COMMON | BIT(JSON), 0, 0, 0,
+     gln_command_info},
+    {NULL, NULL, NULL, NULL, 0, 0, 0, 0, NULL},
+};
+
+const gln_command_t *gln_commands(void)
+{
+    return commands;
+}
+
+void gln_command_overview(FILE *file)
+{
+    fprintf(file,
+            "gleaner %s: train Mixture-of-Experts language models over MPI ranks\n\n"
+            "usage: gleaner COMMAND [OPTIONS] ...\n"
+            "       mpirun -n P gleaner train RUN.yaml\n\ncommands:\n",
+            gln_version());
+    for (const gln_command_t *c = commands; c->name; c++) {
+        char form[64];
+        snprintf(form, sizeof form, "%s %s", c->name, c->operands);
+        fprintf(file, "  %-32s %s\n", form, c->summary);
+    }
+    fprintf(file, "  %-32s %s\n\n", "help [COMMAND]", "this overview, or the help of a command");
+    fprintf(file, "exit status: 0 done; 2 bad input; 1 anything else\n");
+}
+
+void gln_command_help(const gln_command_t *command, FILE *file)
+{
+    fprintf(file, "usage: gleaner %s%s%s [OPTIONS]\n%s\n\n%s%soptions:\n", command->name,
+            command->operands[0] ? " " : "", command->operands, command->summary, command->detail,
+            command->detail[0] ? "\n" : "");
+    for (int i = 0; i < GLN_OPTIONS; i++) {
+        if (!(command->options & 1u << i)) continue;
+        const gln_option_text_t *text = gln_option_text((gln_option_t)i);
+        char form[64];
+        snprintf(form, sizeof form, "%s%s%s", text->name, text->value ? " " : "",
+                 text->value ? text->value : "");
+        fprintf(file, "  %-18s %s\n", form, text->help);
+    }
+    if (!command->config_reference) return;
+    int count;
+    const gln_config_field_t *fields = gln_run_fields(&count);
+    fprintf(file, "\nkeys of the run file (YAML; section.key):\n");
+    gln_config_describe(fields, count, file);
+}
+
+/* Words of `words` that the command's name takes: 0 if it is another command. */
+static int match(const gln_command_t *command, int count, const char *const *words)
+{
+    const char *space = strchr(command->name, ' ');
+    size_t first = space ? (size_t)(space - command->name) : strlen(command->name);
+    if (count < 1 || strlen(words[0]) != first || strncmp(words[0], command->name, first)) return 0;
+    if (!space) return 1;
+    return count > 1 && !strcmp(words[1], space + 1) ? 2 : 0;
+}
+
+static const gln_command_t *find(int count, const char *const *words, int *used)
+{
+    for (const gln_command_t *c = commands; c->name; c++) {
+        *used = match(c, count, words);
+        if (*used) return c;
+    }
+    return NULL;
+}
+
+/* Under mpirun every rank finds the same mistake; one of them says so. The others wait to be ended,
+ * so that the launcher of the job does not end the speaker first. */
+static int fail_usage(void)
+{
+    if (gln_session_environment_rank() != 0) {
+        nanosleep(&(struct timespec){.tv_sec = 1}, NULL);
+        return GLN_EXIT_BAD_INPUT;
+    }
+    fprintf(stderr, "gleaner: error: %s\n", gln_last_error());
+    return GLN_EXIT_BAD_INPUT;
+}
+
+/* Names that could stand at this place: first words, or second words of a group; no name twice. */
+static int list_names(const char *group, char names[][32], const char **list)
+{
+    int count = 0;
+    for (const gln_command_t *c = commands; c->name; c++) {
+        const char *space = strchr(c->name, ' ');
+        int first = space ? (int)(space - c->name) : (int)strlen(c->name);
+        if (!group)
+            snprintf(names[count], 32, "%.*s", first, c->name);
+        else if (space && (int)strlen(group) == first && !strncmp(group, c->name, (size_t)first))
+            snprintf(names[count], 32, "%s", space + 1);
+        else
+            continue;
+        bool seen = false;
+        for (int i = 0; i < count; i++)
+            seen = seen || !strcmp(names[i], names[count]);
+        if (seen) continue;
+        list[count] = names[count];
+        count++;
+    }
+    if (!group) list[count++] = "help";
+    list[count] = NULL;
+    return count;
+}
+
+static int fail_command(int count, const char *const *words)
+{
+    char names[sizeof commands / sizeof commands[0] + 1][32], known[256] = "";
+    const char *list[sizeof commands / sizeof commands[0] + 2];
+    const char *group = words[0];
+    const char *word = count > 1 && words[1][0] != '-' ? words[1] : NULL;
+    int found = list_names(group, names, list);
+    if (found == 0) {
+        word = group;
+        group = NULL;
+        list_names(NULL, names, list);
+    }
+    for (int i = 0; list[i]; i++)
+        snprintf(known + strlen(known), sizeof known - strlen(known), "%s %s", i ? "," : "",
+                 list[i]);
+    const char *nearest = word ? gln_suggest(word, list) : NULL;
+    const char *in = group ? group : "", *gap = group ? " " : "";
+    if (nearest)
+        gln_fail(GLN_ERR_ARGUMENT, "unknown command %s%s%.60s; did you mean %s%s%s?", in, gap, word,
+                 in, gap, nearest);
+    else if (word)
+        gln_fail(GLN_ERR_ARGUMENT, "unknown command %s%s%.60s; known:%s", in, gap, word, known);
+    else
+        gln_fail(GLN_ERR_ARGUMENT, "%s needs one of:%s", in, known);
+    return fail_usage();
+}
+
+/* "help", "help train", "ckpt --help". Prints from one rank. */
+static int print_help(int count, const char *const *words)
+{
+    int used;
+    const gln_command_t *command = count ? find(count, words, &used) : NULL;
+    if (count && !command) {
+        char names[sizeof commands / sizeof commands[0] + 1][32];
+        const char *list[sizeof commands / sizeof commands[0] + 2];
+        if (count > 1 || list_names(words[0], names, list) == 0) return fail_command(count, words);
+        if (gln_session_environment_rank() != 0) return GLN_EXIT_OK;
+        for (const gln_command_t *c = commands; c->name; c++) {
+            size_t length = strlen(words[0]);
+            if (strncmp(c->name, words[0], length) || c->name[length] != ' ') continue;
+            gln_command_help(c, stdout);
+            printf("\n");
+        }
+        return GLN_EXIT_OK;
+    }
+    if (gln_session_environment_rank() != 0) return GLN_EXIT_OK;
+    if (command)
+        gln_command_help(command, stdout);
+    else
+        gln_command_overview(stdout);
+    return GLN_EXIT_OK;
+}
+
+static bool is_help(const char *word)
+{
+    return !strcmp(word, "--help") || !strcmp(word, "-h");
+}
+
+int gln_command_main(int argc, char **argv)
+{
+    const char *const *words = (const char *const *)argv + 1;
+    int count = argc - 1, used;
+    setvbuf(stdout, NULL, _IOLBF, 1 << 16);
+    if (count < 1) {
+        if (gln_session_environment_rank() == 0) gln_command_overview(stderr);
+        return GLN_EXIT_BAD_INPUT;
+    }
+    if (!strcmp(words[0], "--version")) {
+        if (gln_session_environment_rank() == 0) printf("gleaner %s\n", gln_version());
+        return GLN_EXIT_OK;
+    }
+    if (!strcmp(words[0], "help")) return print_help(count - 1, words + 1);
+    if (is_help(words[0])) return print_help(0, NULL);
+    if (count == 2 && is_help(words[1])) return print_help(1, words);
+    const gln_command_t *command = find(count, words, &used);
+    if (!command) return fail_command(count, words);
+    gln_arguments_t arguments;
+    if (gln_arguments_parse(words + used, count - used, command->options, command->operands_max,
+                            &arguments) != GLN_OK)
+        return fail_usage();
+    arguments.program = argv[0];
+    if (arguments.given[GLN_OPTION_HELP]) return print_help(used, words);
+    if (arguments.operands_count < command->operands_min) {
+        gln_fail(GLN_ERR_ARGUMENT, "%s needs %s; gleaner %s --help explains", command->name,
+                 command->operands, command->name);
+        return fail_usage();
+    }
+    return command->run(&arguments);
+}

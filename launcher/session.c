@@ -1,0 +1,141 @@
+/* Agreement is one allgather of two integers a rank; it is on no hot path. */
+#include "launcher/session.h"
+
+#include "base/log.h"
+#include "launcher/command.h"
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static pthread_mutex_t sink_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void sink(void *ctx, gln_log_level_t level, const char *message)
+{
+    gln_session_t *session = ctx;
+    pthread_mutex_lock(&sink_lock);
+    if (level == GLN_LOG_ERROR && !session->message[0])
+        snprintf(session->message, sizeof session->message, "%s", message);
+    if (level == GLN_LOG_WARN) {
+        if (session->rank > 0)
+            fprintf(stderr, "gleaner: warning: rank %d: %s\n", session->rank, message);
+        else
+            fprintf(stderr, "gleaner: warning: %s\n", message);
+    }
+    pthread_mutex_unlock(&sink_lock);
+}
+
+void gln_session_start(gln_session_t *session)
+{
+    memset(session, 0, sizeof *session);
+    session->ranks = 1;
+    gln_log_set_sink(sink, session);
+}
+
+static void speak(const gln_session_t *session, gln_status_t status)
+{
+    const char *message = session->message[0] ? session->message : gln_status_name(status);
+    if (session->rank > 0)
+        fprintf(stderr, "gleaner: error: rank %d: %s\n", session->rank, message);
+    else
+        fprintf(stderr, "gleaner: error: %s\n", message);
+    fflush(stderr);
+}
+
+gln_status_t gln_session_join(gln_session_t *session)
+{
+    gln_status_t status = gln_comm_open_world(&session->comm);
+    if (status != GLN_OK) {
+        session->comm = NULL;
+        speak(session, status);
+        session->spoken = true;
+        return status;
+    }
+    session->rank = gln_comm_rank(session->comm);
+    session->ranks = gln_comm_size(session->comm);
+    return GLN_OK;
+}
+
+void gln_session_forget(gln_session_t *session)
+{
+    session->message[0] = 0;
+}
+
+static void end_job(gln_session_t *session, gln_status_t status)
+{
+    speak(session, status);
+    gln_comm_abort(session->comm, GLN_EXIT_FAILED);
+}
+
+gln_status_t gln_session_agree(gln_session_t *session, gln_status_t mine)
+{
+    if (!session->comm) {
+        if (mine != GLN_OK && !session->spoken) speak(session, mine);
+        session->spoken = session->spoken || mine != GLN_OK;
+        return mine;
+    }
+    if (mine == GLN_ERR_PEER) end_job(session, mine);
+    int brought[2] = {mine, session->message[0] != 0};
+    int(*all)[2] = calloc((size_t)session->ranks, sizeof *all);
+    if (!all) end_job(session, GLN_ERR_MEMORY);
+    gln_status_t status = gln_comm_allgather(session->comm, brought, sizeof brought, all);
+    if (status != GLN_OK) end_job(session, status);
+    int speaker = -1;
+    for (int r = 0; r < session->ranks; r++) {
+        if (all[r][0] == GLN_OK) continue;
+        if (speaker < 0 || (all[r][1] && !all[speaker][1])) speaker = r;
+    }
+    status = speaker < 0 ? GLN_OK : (gln_status_t)all[speaker][0];
+    free(all);
+    if (speaker == session->rank && !session->spoken) speak(session, status);
+    session->spoken = session->spoken || speaker >= 0;
+    return status;
+}
+
+int gln_session_exit_status(gln_status_t status, bool working)
+{
+    switch (status) {
+    case GLN_OK:
+        return GLN_EXIT_OK;
+    case GLN_ERR_ARGUMENT:
+    case GLN_ERR_CONFIG:
+    case GLN_ERR_DATA:
+    case GLN_ERR_CHECKPOINT:
+        return GLN_EXIT_BAD_INPUT;
+    case GLN_ERR_IO:
+        return working ? GLN_EXIT_FAILED : GLN_EXIT_BAD_INPUT;
+    default:
+        return GLN_EXIT_FAILED;
+    }
+}
+
+int gln_session_leave(gln_session_t *session, gln_status_t status)
+{
+    fflush(stdout);
+    gln_comm_close(session->comm);
+    session->comm = NULL;
+    gln_log_set_sink(NULL, NULL);
+    return gln_session_exit_status(status, session->working);
+}
+
+static int environment_number(const char *const *names, int fallback)
+{
+    for (; *names; names++) {
+        const char *text = getenv(*names);
+        if (text && *text) return atoi(text);
+    }
+    return fallback;
+}
+
+int gln_session_environment_rank(void)
+{
+    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK",
+                                        "SLURM_PROCID", NULL};
+    return environment_number(names, 0);
+}
+
+int gln_session_environment_ranks(void)
+{
+    static const char *const names[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS", NULL};
+    return environment_number(names, 1);
+}
