@@ -55,6 +55,11 @@ gln_status_t gln_checkpoint_read(const char *folder, gln_params_t *params,
  * size is too small; GLN_ERR_IO if the folder cannot be listed. Not collective. */
 gln_status_t gln_checkpoint_latest(const char *run_folder, char *path, size_t size);
 
+/** A checkpoint folder out of a checkpoint folder or a run folder (its newest one). Not collective.
+ *  @param folder [PATH_MAX] out
+ *  @return GLN_OK; GLN_ERR_CHECKPOINT if it is neither; GLN_ERR_IO. */
+gln_status_t gln_checkpoint_resolve(const char *path, char *folder);
+
 /** One hash over all tensors: XXH3-128 over (name, dtype, shape, XXH3-128 of the data) in name
  * order, as 32 hex digits. Independent of how tensors are spread over files. Verifies the
  * checksums. Not collective.

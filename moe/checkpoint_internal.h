@@ -65,10 +65,6 @@ gln_status_t gln_manifest_write(const char *folder, const gln_manifest_t *manife
 gln_status_t gln_checkpoint_file_open(const char *folder, const gln_manifest_t *manifest, int file,
                                       gln_safetensors_t **out);
 
-/** A checkpoint folder out of a checkpoint folder or a run folder. @param folder [PATH_MAX] out
- *  @return GLN_OK; GLN_ERR_CHECKPOINT if it is neither; GLN_ERR_IO. */
-gln_status_t gln_checkpoint_resolve(const char *path, char *folder);
-
 /** "F32 [4, 8]", at most GLN_SHAPE_TEXT_MAX bytes. Returns text. */
 const char *gln_shape_text(const char *dtype, int dims_count, const int64_t *dims, char *text);
 
