@@ -8,7 +8,7 @@
  * sum_j p_j g_j). z: adds p_i coef 2 lse / T. */
 #include "base/clones.h"
 #include "base/log.h"
-#include "router/internal.h"
+#include "router/router_internal.h"
 
 typedef struct gln_backward_call {
     gln_router_t *router;
@@ -27,7 +27,8 @@ typedef struct gln_backward_call {
 #define NAME(stem) stem##_f64
 #include "router/backward.inc"
 
-static void backward_block(void *ctx, int block, int worker) {
+static void backward_block(void *ctx, int block, int worker)
+{
     (void)worker;
     const gln_backward_call_t *call = ctx;
     int64_t first, end;
@@ -41,7 +42,8 @@ static void backward_block(void *ctx, int block, int worker) {
 }
 
 gln_status_t gln_router_backward(gln_router_t *router, const gln_plan_t *plan, const void *route_a,
-                                 const void *rect_a, double aux_scale, void *dlogits) {
+                                 const void *rect_a, double aux_scale, void *dlogits)
+{
     gln_status_t status = gln_plan_check(router, plan);
     if (status != GLN_OK) return status;
     if ((!route_a && plan->routes_count > 0) || (!rect_a && plan->rect_count > 0) ||

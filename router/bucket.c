@@ -2,11 +2,12 @@
  *
  * Sort: insertion sort of runs of 8, then bottom-up merging between items and spare. O(n log n) in
  * the worst case, no recursion, no allocation; items are distinct, so stability does not matter. */
-#include "router/internal.h"
+#include "router/router_internal.h"
 
 #define RUN 8
 
-void gln_buckets_place(gln_buckets_t *buckets, int blocks_count, int experts) {
+void gln_buckets_place(gln_buckets_t *buckets, int blocks_count, int experts)
+{
     int32_t place = 0;
     for (int e = 0; e < experts; e++) {
         buckets->offset[e] = place;
@@ -19,7 +20,8 @@ void gln_buckets_place(gln_buckets_t *buckets, int blocks_count, int experts) {
     buckets->offset[experts] = place;
 }
 
-static void insertion_sort(gln_item_t *items, int64_t count) {
+static void insertion_sort(gln_item_t *items, int64_t count)
+{
     for (int64_t i = 1; i < count; i++) {
         gln_item_t item = items[i];
         int64_t j = i;
@@ -30,7 +32,8 @@ static void insertion_sort(gln_item_t *items, int64_t count) {
 }
 
 static void merge(const gln_item_t *left, int64_t left_count, const gln_item_t *right,
-                  int64_t right_count, gln_item_t *to) {
+                  int64_t right_count, gln_item_t *to)
+{
     const gln_item_t *left_end = left + left_count, *right_end = right + right_count;
     while (left < left_end && right < right_end) {
         int take_right = *right < *left;
@@ -42,7 +45,8 @@ static void merge(const gln_item_t *left, int64_t left_count, const gln_item_t *
     if (right < right_end) memcpy(to, right, (size_t)(right_end - right) * sizeof *to);
 }
 
-void gln_items_sort(gln_item_t *items, gln_item_t *spare, int64_t count) {
+void gln_items_sort(gln_item_t *items, gln_item_t *spare, int64_t count)
+{
     for (int64_t i = 0; i < count; i += RUN)
         insertion_sort(items + i, count - i < RUN ? count - i : RUN);
     gln_item_t *from = items, *to = spare;

@@ -3,9 +3,10 @@
  * per expert the candidates with the largest key take what is free. Nothing else in the plan
  * changes. O(n log n) per expert with n candidates and a free slot, nothing for experts that are
  * full. */
-#include "router/internal.h"
+#include "router/router_internal.h"
 
-uint64_t gln_fill_key_of(const gln_route_call_t *call, int64_t token) {
+uint64_t gln_fill_key_of(const gln_route_call_t *call, int64_t token)
+{
     const gln_router_t *router = call->router;
     const int32_t *expert = call->plan->token_expert + token * (router->options.k + 1);
     int choice = router->options.fill_key == GLN_FILL_KEY_MAX ? 0 : router->options.k;
@@ -13,7 +14,8 @@ uint64_t gln_fill_key_of(const gln_route_call_t *call, int64_t token) {
                    router->shape.acc);
 }
 
-void gln_fill_expert(gln_route_call_t *call, int expert, int32_t first, int32_t count) {
+void gln_fill_expert(gln_route_call_t *call, int expert, int32_t first, int32_t count)
+{
     gln_router_t *router = call->router;
     gln_plan_t *plan = call->plan;
     int k = router->options.k;

@@ -14,18 +14,21 @@ static const char *const names[GLN_LEDGER_FIELDS] = {
     "rescued", "rectified", "dropped", "rect_tokens", "rect_rows", "unserved", "sent_rows",
 };
 
-const char *const *gln_ledger_names(void) {
+const char *const *gln_ledger_names(void)
+{
     return names;
 }
 
-void gln_ledger_add(gln_ledger_t *sum, const gln_ledger_t *item) {
+void gln_ledger_add(gln_ledger_t *sum, const gln_ledger_t *item)
+{
     int64_t *to = &sum->tokens;
     const int64_t *from = &item->tokens;
     for (int i = 0; i < GLN_LEDGER_FIELDS; i++)
         to[i] += from[i];
 }
 
-gln_status_t gln_ledger_check(const gln_ledger_t *ledger, const char *where) {
+gln_status_t gln_ledger_check(const gln_ledger_t *ledger, const char *where)
+{
     const gln_ledger_t *l = ledger;
     const int64_t *fields = &l->tokens;
     for (int i = 0; i < GLN_LEDGER_FIELDS; i++)

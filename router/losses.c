@@ -2,9 +2,10 @@
  * balance: E * sum_e f_e P_e, f_e the share of choices before capacity, P_e the mean score ("Switch
  * Transformers", arXiv 2101.03961, with f over all k choices). z: mean of logsumexp^2 ("ST-MoE",
  * arXiv 2202.08906). Sums run block by block in double: O(blocks E) here. */
-#include "router/internal.h"
+#include "router/router_internal.h"
 
-void gln_route_losses(gln_route_call_t *call) {
+void gln_route_losses(gln_route_call_t *call)
+{
     const gln_router_t *router = call->router;
     gln_plan_t *plan = call->plan;
     int experts = plan->experts;

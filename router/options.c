@@ -1,24 +1,27 @@
 /* Checks every option of a router against its shape and fills in the defaults. */
 #include "base/log.h"
-#include "router/internal.h"
+#include "router/router_internal.h"
 #include <math.h>
 
 /* route_choice is 8 bits wide and holds 0 .. k */
 #define CHOICES_MAX 255
 
-static gln_status_t check_range(const char *name, int64_t value, int64_t low, int64_t high) {
+static gln_status_t check_range(const char *name, int64_t value, int64_t low, int64_t high)
+{
     if (value >= low && value <= high) return GLN_OK;
     return gln_fail(GLN_ERR_ARGUMENT, "router option %s is %lld, allowed is %lld to %lld", name,
                     (long long)value, (long long)low, (long long)high);
 }
 
-static gln_status_t check_number(const char *name, double value, int infinite_allowed) {
+static gln_status_t check_number(const char *name, double value, int infinite_allowed)
+{
     if (value >= 0 && (infinite_allowed || isfinite(value))) return GLN_OK;
     return gln_fail(GLN_ERR_ARGUMENT, "router option %s is %g, allowed is 0 or a positive %snumber",
                     name, value, infinite_allowed ? "(also infinite) " : "finite ");
 }
 
-static gln_status_t check_shape(const gln_router_shape_t *shape) {
+static gln_status_t check_shape(const gln_router_shape_t *shape)
+{
     if (shape->acc != GLN_F32 && shape->acc != GLN_F64)
         return gln_fail(GLN_ERR_ARGUMENT, "router shape acc is %s, allowed is f32 or f64",
                         shape->acc == GLN_BF16 ? "bf16" : "unknown");
@@ -33,7 +36,8 @@ static gln_status_t check_shape(const gln_router_shape_t *shape) {
     return check_number("capacity_factor_max", shape->capacity_factor_max, 1);
 }
 
-static gln_status_t check_choices(gln_router_options_t *o, const gln_router_shape_t *shape) {
+static gln_status_t check_choices(gln_router_options_t *o, const gln_router_shape_t *shape)
+{
     int experts = shape->experts;
     int k_max = experts < CHOICES_MAX ? experts : CHOICES_MAX;
     gln_status_t status = check_range("k", o->k, 0, k_max);
@@ -50,7 +54,8 @@ static gln_status_t check_choices(gln_router_options_t *o, const gln_router_shap
                        experts > o->k ? experts : (int64_t)o->k + 1);
 }
 
-static gln_status_t check_flags(const gln_router_options_t *o) {
+static gln_status_t check_flags(const gln_router_options_t *o)
+{
     const struct {
         const char *name;
         int value, high;
@@ -72,7 +77,8 @@ static gln_status_t check_flags(const gln_router_options_t *o) {
     return GLN_OK;
 }
 
-static gln_status_t check_rectify(gln_router_options_t *o, const gln_router_shape_t *shape) {
+static gln_status_t check_rectify(gln_router_options_t *o, const gln_router_shape_t *shape)
+{
     int domains = shape->experts / shape->per_domain; /* of one replica group */
     gln_status_t status = check_range("ir_capacity", o->ir_capacity, 0, INT64_MAX);
     if (status == GLN_OK) status = check_range("ir_scope", o->ir_scope, 0, domains);
@@ -89,7 +95,8 @@ static gln_status_t check_rectify(gln_router_options_t *o, const gln_router_shap
 }
 
 gln_status_t gln_router_options_resolve(const gln_router_options_t *options,
-                                        const gln_router_shape_t *shape, gln_router_t *router) {
+                                        const gln_router_shape_t *shape, gln_router_t *router)
+{
     gln_router_options_t o = *options;
     gln_status_t status = check_shape(shape);
     if (status == GLN_OK) status = check_choices(&o, shape);

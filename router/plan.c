@@ -1,9 +1,10 @@
 /* Memory of a plan: one block, sized by the bounds of its router. */
 #include "base/log.h"
-#include "router/internal.h"
+#include "router/router_internal.h"
 #include <stdlib.h>
 
-static void layout(const gln_router_t *router, gln_plan_t *plan) {
+static void layout(const gln_router_t *router, gln_plan_t *plan)
+{
     gln_arena_t *arena = &plan->arena;
     size_t acc = gln_dtype_bytes(router->shape.acc);
     size_t tokens = (size_t)router->shape.tokens, experts = (size_t)router->shape.experts;
@@ -29,7 +30,8 @@ static void layout(const gln_router_t *router, gln_plan_t *plan) {
     plan->choice_count = gln_arena_take(arena, experts * sizeof *plan->choice_count);
 }
 
-gln_status_t gln_plan_open(const gln_router_t *router, gln_plan_t **out) {
+gln_status_t gln_plan_open(const gln_router_t *router, gln_plan_t **out)
+{
     if (!router || !out)
         return gln_fail(GLN_ERR_ARGUMENT, "plan open got NULL for %s", router ? "out" : "router");
     gln_plan_t *plan = calloc(1, sizeof *plan);
@@ -48,13 +50,15 @@ gln_status_t gln_plan_open(const gln_router_t *router, gln_plan_t **out) {
     return GLN_OK;
 }
 
-void gln_plan_close(gln_plan_t *plan) {
+void gln_plan_close(gln_plan_t *plan)
+{
     if (!plan) return;
     gln_arena_close(&plan->arena);
     free(plan);
 }
 
-gln_status_t gln_plan_check(const gln_router_t *router, const gln_plan_t *plan) {
+gln_status_t gln_plan_check(const gln_router_t *router, const gln_plan_t *plan)
+{
     if (!router || !plan)
         return gln_fail(GLN_ERR_ARGUMENT, "router call got NULL for %s",
                         router ? "plan" : "router");

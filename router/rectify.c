@@ -5,9 +5,10 @@
  * others); then the rows wanted are bucketed by expert in token order; with ir_capacity an expert
  * that is wanted by more turns away the tokens of smallest p_h. A token whose h already serves it
  * wants no row, so the limit does not touch it. Not run at all when nothing overflowed. */
-#include "router/internal.h"
+#include "router/router_internal.h"
 
-static int serves(const gln_plan_t *plan, int64_t t, int expert) {
+static int serves(const gln_plan_t *plan, int64_t t, int expert)
+{
     int k = plan->k;
     for (int c = 0; c <= k; c++)
         if (plan->token_expert[t * (k + 1) + c] == expert &&
@@ -17,7 +18,8 @@ static int serves(const gln_plan_t *plan, int64_t t, int expert) {
 }
 
 static void mark_serving(const gln_plan_t *plan, int64_t t, unsigned char value,
-                         unsigned char *serving) {
+                         unsigned char *serving)
+{
     int k = plan->k;
     for (int c = 0; c <= k; c++)
         if (plan->token_route[t * (k + 1) + c] >= 0)
@@ -25,7 +27,8 @@ static void mark_serving(const gln_plan_t *plan, int64_t t, unsigned char value,
 }
 
 /* argmax of p over the local experts (those not serving, with ir_exclude); -1 if there is none. */
-static int best_local(const gln_route_call_t *call, int64_t t, unsigned char *serving) {
+static int best_local(const gln_route_call_t *call, int64_t t, unsigned char *serving)
+{
     const gln_router_t *router = call->router;
     const gln_plan_t *plan = call->plan;
     int exclude = router->options.ir_exclude;
@@ -45,7 +48,8 @@ static int best_local(const gln_route_call_t *call, int64_t t, unsigned char *se
 }
 
 /* How many routes a token lacks that is short of them; 0 if it is not short. */
-static int lacks(const gln_router_t *router, const gln_plan_t *plan, int64_t t) {
+static int lacks(const gln_router_t *router, const gln_plan_t *plan, int64_t t)
+{
     const gln_router_options_t *o = &router->options;
     int served = 0;
     for (int c = 0; c <= o->k; c++)
@@ -54,7 +58,8 @@ static int lacks(const gln_router_t *router, const gln_plan_t *plan, int64_t t) 
     return o->k - served + (o->ir_scale == GLN_IR_SCALE_K_GATE && o->fill);
 }
 
-static void pick_block(void *ctx, int block, int worker) {
+static void pick_block(void *ctx, int block, int worker)
+{
     gln_route_call_t *call = ctx;
     gln_router_t *router = call->router;
     gln_plan_t *plan = call->plan;
@@ -78,7 +83,8 @@ static void pick_block(void *ctx, int block, int worker) {
     }
 }
 
-static void place_rows_block(void *ctx, int block, int worker) {
+static void place_rows_block(void *ctx, int block, int worker)
+{
     (void)worker;
     gln_route_call_t *call = ctx;
     gln_router_t *router = call->router;
@@ -97,7 +103,8 @@ static void place_rows_block(void *ctx, int block, int worker) {
 
 /* Keep the `kept` items of largest key, in token order; the other tokens are turned away. */
 static void turn_away(gln_plan_t *plan, gln_item_t *items, gln_item_t *spare, int32_t wanted,
-                      int32_t kept) {
+                      int32_t kept)
+{
     gln_items_sort(items, spare, wanted);
     for (int32_t i = kept; i < wanted; i++) {
         int32_t token = gln_item_token(items[i]);
@@ -110,7 +117,8 @@ static void turn_away(gln_plan_t *plan, gln_item_t *items, gln_item_t *spare, in
     gln_items_sort(items, spare, kept);
 }
 
-static void rows_expert(void *ctx, int task, int worker) {
+static void rows_expert(void *ctx, int task, int worker)
+{
     (void)worker;
     gln_route_call_t *call = ctx;
     gln_router_t *router = call->router;
@@ -129,7 +137,8 @@ static void rows_expert(void *ctx, int task, int worker) {
     }
 }
 
-void gln_route_rectify(gln_route_call_t *call) {
+void gln_route_rectify(gln_route_call_t *call)
+{
     gln_router_t *router = call->router;
     gln_plan_t *plan = call->plan;
     int experts = router->shape.experts;

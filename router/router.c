@@ -4,7 +4,7 @@
  * by T alone, so the plan is the same for any number of threads. O(T E + T K log T) work; beside
  * the plan O(T K + E) memory (at most BLOCKS_MAX counters per expert). */
 #include "base/log.h"
-#include "router/internal.h"
+#include "router/router_internal.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,14 +13,16 @@
 #define BLOCKS_MAX 64
 
 static void layout_buckets(gln_buckets_t *buckets, gln_arena_t *arena, size_t blocks,
-                           size_t experts, size_t items) {
+                           size_t experts, size_t items)
+{
     buckets->place = gln_arena_take(arena, blocks * experts * sizeof *buckets->place);
     buckets->offset = gln_arena_take(arena, (experts + 1) * sizeof *buckets->offset);
     buckets->items = gln_arena_take(arena, items * sizeof *buckets->items);
     buckets->spare = gln_arena_take(arena, items * sizeof *buckets->spare);
 }
 
-static void layout(gln_router_t *router) {
+static void layout(gln_router_t *router)
+{
     gln_arena_t *arena = &router->arena;
     size_t tokens = (size_t)router->shape.tokens, experts = (size_t)router->shape.experts;
     size_t blocks = (size_t)router->blocks_count, best = (size_t)router->best_count;
@@ -41,7 +43,8 @@ static void layout(gln_router_t *router) {
     router->balance_gradient = gln_arena_take(arena, experts * gln_dtype_bytes(router->shape.acc));
 }
 
-static void cut_blocks(gln_router_t *router) {
+static void cut_blocks(gln_router_t *router)
+{
     int64_t tokens = router->shape.tokens;
     int64_t size = (tokens + BLOCKS_MAX - 1) / BLOCKS_MAX;
     size = (size + GLN_CHUNK_TOKENS - 1) / GLN_CHUNK_TOKENS * GLN_CHUNK_TOKENS;
@@ -50,7 +53,8 @@ static void cut_blocks(gln_router_t *router) {
 }
 
 gln_status_t gln_router_open(const gln_router_options_t *options, const gln_router_shape_t *shape,
-                             gln_pool_t *pool, gln_router_t **out) {
+                             gln_pool_t *pool, gln_router_t **out)
+{
     if (!options || !shape || !pool || !out)
         return gln_fail(GLN_ERR_ARGUMENT, "router open got NULL for %s",
                         !options ? "options"
@@ -76,13 +80,15 @@ free_router:
     return status;
 }
 
-void gln_router_close(gln_router_t *router) {
+void gln_router_close(gln_router_t *router)
+{
     if (!router) return;
     gln_arena_close(&router->arena);
     free(router);
 }
 
-int64_t gln_router_capacity(const gln_router_t *router, double capacity_factor) {
+int64_t gln_router_capacity(const gln_router_t *router, double capacity_factor)
+{
     int64_t tokens = router->shape.tokens;
     if (capacity_factor == 0) capacity_factor = router->options.capacity_factor;
     if (tokens == 0) return 0;
@@ -92,13 +98,15 @@ int64_t gln_router_capacity(const gln_router_t *router, double capacity_factor) 
     return slots < (double)tokens ? (int64_t)slots : tokens;
 }
 
-int64_t gln_router_routes_max(const gln_router_t *router) {
+int64_t gln_router_routes_max(const gln_router_t *router)
+{
     int64_t slots = router->shape.experts * router->capacity_max;
     int64_t asked = router->shape.tokens * (router->options.k + (router->options.fill ? 1 : 0));
     return slots < asked ? slots : asked;
 }
 
-int64_t gln_router_rect_max(const gln_router_t *router) {
+int64_t gln_router_rect_max(const gln_router_t *router)
+{
     const gln_router_options_t *o = &router->options;
     int64_t tokens = router->shape.tokens;
     int64_t local = (int64_t)o->ir_scope * router->shape.per_domain;
@@ -108,7 +116,8 @@ int64_t gln_router_rect_max(const gln_router_t *router) {
 }
 
 static gln_status_t check_input(const gln_router_t *router, const gln_route_input_t *input,
-                                const gln_plan_t *plan) {
+                                const gln_plan_t *plan)
+{
     if (!input) return gln_fail(GLN_ERR_ARGUMENT, "router call got NULL for input");
     gln_status_t status = gln_plan_check(router, plan);
     if (status != GLN_OK) return status;
@@ -132,7 +141,8 @@ static gln_status_t check_input(const gln_router_t *router, const gln_route_inpu
 }
 
 gln_status_t gln_router_route(gln_router_t *router, const gln_route_input_t *input,
-                              gln_plan_t *plan) {
+                              gln_plan_t *plan)
+{
     gln_status_t status = check_input(router, input, plan);
     if (status != GLN_OK) return status;
     int local = router->options.ir_scope * router->shape.per_domain;

@@ -9,7 +9,7 @@
 #include "base/clones.h"
 #include "base/gln_expf.h"
 #include "base/log.h"
-#include "router/internal.h"
+#include "router/router_internal.h"
 #include <math.h>
 
 #define REAL float
@@ -26,7 +26,8 @@
 
 /* Rank by sorting where so many experts are wanted that scanning would cost more. */
 static void best_by_sort(const gln_router_t *router, const void *scores, int64_t first, int rows,
-                         gln_item_t *items, int32_t *best) {
+                         gln_item_t *items, int32_t *best)
+{
     int experts = router->shape.experts, count = router->best_count;
     for (int64_t t = first; t < first + rows; t++, best += count) {
         for (int e = 0; e < experts; e++)
@@ -39,7 +40,8 @@ static void best_by_sort(const gln_router_t *router, const void *scores, int64_t
 
 /* Keep a token's k choices and its fill-in candidate; count them for the buckets. */
 static void keep_choices(gln_route_call_t *call, int64_t t, const int32_t *best,
-                         int32_t *topk_count, int32_t *fill_count) {
+                         int32_t *topk_count, int32_t *fill_count)
+{
     const gln_router_t *router = call->router;
     gln_plan_t *plan = call->plan;
     int k = router->options.k;
@@ -64,7 +66,8 @@ static void keep_choices(gln_route_call_t *call, int64_t t, const int32_t *best,
 /* Softmax, ranking and sums of `rows` tokens from `first` on; returns whether logits were finite.
  */
 static int score_chunk(gln_route_call_t *call, int64_t first, int rows, int worker, double *sum,
-                       int32_t *best) {
+                       int32_t *best)
+{
     gln_router_t *router = call->router;
     gln_plan_t *plan = call->plan;
     gln_dtype_t acc = router->shape.acc;
@@ -89,7 +92,8 @@ static int score_chunk(gln_route_call_t *call, int64_t first, int rows, int work
     return 1;
 }
 
-static void note_bad(gln_route_call_t *call, int block, int64_t first, int rows) {
+static void note_bad(gln_route_call_t *call, int block, int64_t first, int rows)
+{
     gln_router_t *router = call->router;
     int experts = router->shape.experts;
     const void *logits = gln_at(call->input->logits, first * experts, router->shape.acc);
@@ -100,7 +104,8 @@ static void note_bad(gln_route_call_t *call, int block, int64_t first, int rows)
     router->bad_expert[block] = (int32_t)(at % experts);
 }
 
-static void score_block(void *ctx, int block, int worker) {
+static void score_block(void *ctx, int block, int worker)
+{
     gln_route_call_t *call = ctx;
     gln_router_t *router = call->router;
     gln_plan_t *plan = call->plan;
@@ -131,7 +136,8 @@ static void score_block(void *ctx, int block, int worker) {
                                     : logsumexp_f32(end - first, lse, scale);
 }
 
-gln_status_t gln_route_score(gln_route_call_t *call) {
+gln_status_t gln_route_score(gln_route_call_t *call)
+{
     gln_router_t *router = call->router;
     gln_pool_run(router->pool, router->blocks_count, score_block, call);
     for (int block = 0; block < router->blocks_count; block++) {

@@ -9,10 +9,11 @@
  *
  * O(T K) to place, O(n log n) per expert of n candidates to sort; O(T K) memory. */
 #include "base/rng.h"
-#include "router/internal.h"
+#include "router/router_internal.h"
 
 /* Key among candidates of one rank; larger is served first, equal keys by token. */
-static uint64_t priority_key(const gln_route_call_t *call, int64_t t, int choice, uint64_t draw) {
+static uint64_t priority_key(const gln_route_call_t *call, int64_t t, int choice, uint64_t draw)
+{
     const gln_router_t *router = call->router;
     const gln_plan_t *plan = call->plan;
     const int32_t *expert = plan->token_expert + t * (router->options.k + 1);
@@ -30,7 +31,8 @@ static uint64_t priority_key(const gln_route_call_t *call, int64_t t, int choice
     }
 }
 
-static void place_block(void *ctx, int block, int worker) {
+static void place_block(void *ctx, int block, int worker)
+{
     (void)worker;
     gln_route_call_t *call = ctx;
     gln_router_t *router = call->router;
@@ -59,7 +61,8 @@ static void place_block(void *ctx, int block, int worker) {
     }
 }
 
-static void serve_expert(void *ctx, int expert, int worker) {
+static void serve_expert(void *ctx, int expert, int worker)
+{
     (void)worker;
     gln_route_call_t *call = ctx;
     gln_router_t *router = call->router;
@@ -83,7 +86,8 @@ static void serve_expert(void *ctx, int expert, int worker) {
     if (given > topk) gln_fill_expert(call, expert, first + topk, given - topk);
 }
 
-void gln_route_select(gln_route_call_t *call) {
+void gln_route_select(gln_route_call_t *call)
+{
     gln_router_t *router = call->router;
     gln_plan_t *plan = call->plan;
     int experts = router->shape.experts;

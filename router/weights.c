@@ -5,7 +5,7 @@
  * topk_softmax w = p / S, m p_h / S, with S the sum of the token's k largest p, served or not
  * A normalized token whose S is 0, because every p of its routes underflowed, gets equal shares
  * 1 / (|R| + m), m of them to h; token_scale is 0 there. */
-#include "router/internal.h"
+#include "router/router_internal.h"
 
 #define REAL float
 #define NAME(stem) stem##_f32
@@ -16,7 +16,8 @@
 #include "router/weights.inc"
 
 static void count_token(const gln_plan_t *plan, int64_t t, int topk, int filled,
-                        gln_ledger_t *ledger) {
+                        gln_ledger_t *ledger)
+{
     int lost = plan->k - topk;
     int rescued = lost < filled ? lost : filled;
     int rectified = plan->token_h[t] >= 0;
@@ -30,7 +31,8 @@ static void count_token(const gln_plan_t *plan, int64_t t, int topk, int filled,
     ledger->unserved += topk + filled + rectified == 0;
 }
 
-static void weigh_block(void *ctx, int block, int worker) {
+static void weigh_block(void *ctx, int block, int worker)
+{
     (void)worker;
     gln_route_call_t *call = ctx;
     const gln_router_t *router = call->router;
@@ -53,7 +55,8 @@ static void weigh_block(void *ctx, int block, int worker) {
     router->ledgers[block] = ledger;
 }
 
-void gln_route_weights(gln_route_call_t *call) {
+void gln_route_weights(gln_route_call_t *call)
+{
     gln_router_t *router = call->router;
     gln_plan_t *plan = call->plan;
     gln_pool_run(router->pool, router->blocks_count, weigh_block, call);

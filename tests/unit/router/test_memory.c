@@ -7,7 +7,9 @@
 static atomic_long allocations;
 
 #ifdef __SANITIZE_ADDRESS__
-#include <sanitizer/allocator_interface.h>
+/* of the sanitizer's interface; gcc ships it without the header */
+int __sanitizer_install_malloc_and_free_hooks(void (*on_malloc)(const volatile void *, size_t),
+                                              void (*on_free)(const volatile void *));
 static void count_malloc(const volatile void *memory, size_t bytes)
 {
     (void)memory, (void)bytes;

@@ -10,19 +10,23 @@
  * so no two items are equal and every sort gives the same result. */
 typedef unsigned __int128 gln_item_t;
 
-static inline gln_item_t gln_item(int rank, uint64_t key, int32_t token) {
+static inline gln_item_t gln_item(int rank, uint64_t key, int32_t token)
+{
     return ((gln_item_t)(unsigned)rank << 96) | ((gln_item_t)~key << 32) | (uint32_t)token;
 }
-static inline int32_t gln_item_token(gln_item_t item) {
+static inline int32_t gln_item_token(gln_item_t item)
+{
     return (int32_t)(uint32_t)item;
 }
-static inline int gln_item_rank(gln_item_t item) {
+static inline int gln_item_rank(gln_item_t item)
+{
     return (int)(item >> 96);
 }
 
 /* Order-preserving integer of a score: scores are >= +0, where IEEE bits ascend with the value.
  * This is what makes selection one code for both types. */
-static inline uint64_t gln_key(const void *scores, int64_t index, gln_dtype_t acc) {
+static inline uint64_t gln_key(const void *scores, int64_t index, gln_dtype_t acc)
+{
     if (acc == GLN_F64) {
         uint64_t bits;
         memcpy(&bits, (const double *)scores + index, sizeof bits);
@@ -79,7 +83,8 @@ typedef struct gln_route_call {
 
 /* Tokens [*first, *end) of block `block`. */
 static inline void gln_block_range(const gln_router_t *router, int block, int64_t *first,
-                                   int64_t *end) {
+                                   int64_t *end)
+{
     *first = block * router->block_tokens;
     *end = *first + router->block_tokens;
     if (*end > router->shape.tokens) *end = router->shape.tokens;
