@@ -2,7 +2,8 @@
  * workspace, the order of calls, errors, ledger, traffic, sizes. */
 #include "test_layer_world.h"
 
-static world_options_t options_of(int domains, int groups, int k) {
+static world_options_t options_of(int domains, int groups, int k)
+{
     world_options_t o = {.domains = domains,
                          .groups = groups,
                          .experts = 8,
@@ -15,24 +16,28 @@ static world_options_t options_of(int domains, int groups, int k) {
     return o;
 }
 
-static double *copy_of(const double *values, int64_t count) {
+static double *copy_of(const double *values, int64_t count)
+{
     double *copy = malloc((size_t)count * sizeof *copy);
     memcpy(copy, values, (size_t)count * sizeof *copy);
     return copy;
 }
 
-static int same(const double *a, const double *b, int64_t count) {
+static int same(const double *a, const double *b, int64_t count)
+{
     return memcmp(a, b, (size_t)count * sizeof *a) == 0;
 }
 
 /* b = 2 a within rounding */
-static int doubled(const double *a, const double *b, int64_t count) {
+static int doubled(const double *a, const double *b, int64_t count)
+{
     for (int64_t i = 0; i < count; ++i)
         if (fabs(b[i] - 2 * a[i]) > 1e-12 * fmax(1.0, fabs(b[i]))) return 0;
     return 1;
 }
 
-Test(layer, gradients_accumulate_and_outputs_overwrite) {
+Test(layer, gradients_accumulate_and_outputs_overwrite)
+{
     world_options_t o = options_of(4, 2, 2);
     world_t w;
     world_open(&o, &w);
@@ -55,7 +60,8 @@ Test(layer, gradients_accumulate_and_outputs_overwrite) {
 }
 
 /* A second layer on the same workspace, with other weights, runs between forward and backward. */
-Test(layer, layers_share_a_workspace) {
+Test(layer, layers_share_a_workspace)
+{
     world_options_t o = options_of(4, 1, 2);
     world_t w;
     gln_layer_t *other;
@@ -83,13 +89,21 @@ Test(layer, layers_share_a_workspace) {
     cr_expect(same(gate, w.dgate[2], w.gate_count), "gate");
     cr_expect_eq(gln_layer_backward(other, &w.weights, w.dy, 1.0, w.dx, &w.gradients), GLN_OK);
     gln_layer_close(other);
+    double *alone = malloc((size_t)w.x_count * sizeof *alone);
+    cr_assert_eq(gln_layer_open(&w.parallel, w.kernels, w.workspace, &w.options, 4, &other),
+                 GLN_OK);
+    cr_assert_eq(gln_layer_forward(other, &w.weights, &step, x2, alone), GLN_OK);
+    cr_expect(same(alone, y2, w.x_count), "the other layer's y");
+    gln_layer_close(other);
+    free(alone);
     world_forward(&w, 0);
     cr_expect(same(y, w.y, w.x_count), "after the other is closed");
     free(y), free(dx), free(gate_up), free(gate), free(x2), free(y2);
     world_close(&w);
 }
 
-Test(layer, forward_only_gives_the_same_and_keeps_less) {
+Test(layer, forward_only_gives_the_same_and_keeps_less)
+{
     world_options_t o = options_of(4, 2, 2);
     world_t w, only;
     world_open(&o, &w);
@@ -109,7 +123,8 @@ Test(layer, forward_only_gives_the_same_and_keeps_less) {
     world_close(&only);
 }
 
-Test(layer, backward_needs_a_forward_that_kept) {
+Test(layer, backward_needs_a_forward_that_kept)
+{
     world_options_t o = options_of(2, 1, 1);
     world_t w;
     world_open(&o, &w);
@@ -130,7 +145,8 @@ Test(layer, backward_needs_a_forward_that_kept) {
     world_close(&w);
 }
 
-Test(layer, capacity_factor_of_a_step) {
+Test(layer, capacity_factor_of_a_step)
+{
     world_options_t o = options_of(2, 1, 2);
     o.capacity_factor_max = 2.0;
     world_t w;
@@ -153,7 +169,8 @@ Test(layer, capacity_factor_of_a_step) {
     world_close(&w);
 }
 
-Test(layer, a_logit_that_is_not_finite) {
+Test(layer, a_logit_that_is_not_finite)
+{
     world_options_t o = options_of(4, 1, 2);
     world_t w;
     world_open(&o, &w);
@@ -172,7 +189,8 @@ Test(layer, a_logit_that_is_not_finite) {
 }
 
 /* sent_rows: (token, destination domain) pairs, counted here from the plan token by token. */
-static int64_t count_pairs(const gln_plan_t *plan, int per_domain) {
+static int64_t count_pairs(const gln_plan_t *plan, int per_domain)
+{
     int64_t pairs = 0;
     for (int64_t t = 0; t < plan->tokens; ++t)
         for (int first = 0; first < plan->experts; first += per_domain) {
@@ -188,7 +206,8 @@ static int64_t count_pairs(const gln_plan_t *plan, int per_domain) {
     return pairs;
 }
 
-Test(layer, ledger_traffic_and_times) {
+Test(layer, ledger_traffic_and_times)
+{
     world_options_t o = options_of(4, 1, 3);
     world_t w;
     world_open(&o, &w);
@@ -219,7 +238,8 @@ Test(layer, ledger_traffic_and_times) {
 
 /* Every token of every domain to one expert, or to few: the worst case the buffers are sized for.
  */
-static void check_skew(int domains, int groups, int k, double factor, int64_t ir_capacity) {
+static void check_skew(int domains, int groups, int k, double factor, int64_t ir_capacity)
+{
     world_options_t o = options_of(domains, groups, k);
     o.router.capacity_factor = factor;
     o.router.ir_capacity = ir_capacity;
@@ -245,7 +265,8 @@ static void check_skew(int domains, int groups, int k, double factor, int64_t ir
     world_close(&w);
 }
 
-Test(layer, all_tokens_to_one_expert) {
+Test(layer, all_tokens_to_one_expert)
+{
     static const int layouts[][2] = {{1, 1}, {2, 1}, {2, 2}, {4, 1}, {4, 2}, {8, 1}, {8, 4}};
     for (size_t i = 0; i < sizeof layouts / sizeof layouts[0]; ++i)
         for (int k = 1; k <= 3; ++k) {
@@ -256,7 +277,88 @@ Test(layer, all_tokens_to_one_expert) {
         }
 }
 
-Test(layer, refusals) {
+/* Two layers with the same weights and input draw differently: who is served first hangs on the
+ * index. */
+Test(layer, draws_hang_on_the_index_and_the_step)
+{
+    world_options_t o = options_of(2, 1, 1);
+    o.tokens = 40;
+    o.router.priority = GLN_PRIORITY_RANDOM;
+    o.router.fill = o.router.rectify = 0;
+    o.router.capacity_factor = 0.5;
+    world_t w;
+    gln_layer_t *other;
+    world_open(&o, &w);
+    cr_assert_eq(gln_layer_open(&w.parallel, w.kernels, w.workspace, &w.options, 4, &other),
+                 GLN_OK);
+    double *y = copy_of(w.y, w.x_count), *z = copy_of(w.y, w.x_count);
+    gln_layer_step_t step = {.seed = 1, .step = 1};
+    cr_assert_eq(gln_layer_forward(w.layer, &w.weights, &step, w.x, y), GLN_OK);
+    cr_assert_eq(gln_layer_forward(other, &w.weights, &step, w.x, z), GLN_OK);
+    cr_expect(!same(y, z, w.x_count), "index");
+    cr_assert_eq(gln_layer_forward(w.layer, &w.weights, &step, w.x, z), GLN_OK);
+    cr_expect(same(y, z, w.x_count), "the same again");
+    step.step = 2;
+    cr_assert_eq(gln_layer_forward(w.layer, &w.weights, &step, w.x, z), GLN_OK);
+    cr_expect(!same(y, z, w.x_count), "step");
+    step = (gln_layer_step_t){.seed = 2, .step = 1};
+    cr_assert_eq(gln_layer_forward(w.layer, &w.weights, &step, w.x, z), GLN_OK);
+    cr_expect(!same(y, z, w.x_count), "seed");
+    free(y), free(z);
+    gln_layer_close(other);
+    world_close(&w);
+}
+
+/* An expert's weight gradient is one product over all its rows of a group in domain order: with all
+ * tokens on one expert, in token order, the same product over all tokens gives the same bits. */
+Test(layer, weight_gradient_runs_over_domains_in_order)
+{
+    world_options_t o = options_of(4, 1, 1);
+    int64_t n = o.domains * o.tokens, hidden = o.hidden, f = o.expert_hidden;
+    o.router.capacity_factor = INFINITY;
+    o.router.fill = o.router.rectify = 0;
+    o.router.priority = GLN_PRIORITY_POSITION;
+    world_t w;
+    world_open(&o, &w);
+    for (int64_t i = 0; i < w.x_count; ++i)
+        w.x[i] = fabs(w.x[i]) + 0.1;
+    for (int64_t i = 0; i < w.gate_count; ++i)
+        w.gate[i] = i % o.experts == 5 ? 3.0 : 0.0;
+    world_forward(&w, 1);
+    world_backward(&w, 0.0);
+
+    const gln_kernel_ops_t *ops = w.kernels->ops;
+    double *hgu = world_draw(n * 2 * f, 90, 1.0), *act = world_draw(n * f, 91, 1.0);
+    double *down = calloc((size_t)(f * hidden), sizeof *down);
+    gln_gemm_t product = {.m = n,
+                          .n = 2 * f,
+                          .k = hidden,
+                          .a = w.x,
+                          .lda = hidden,
+                          .b = w.gate_up + 5 * hidden * 2 * f,
+                          .ldb = 2 * f,
+                          .c = hgu,
+                          .ldc = 2 * f};
+    gln_swiglu_t swiglu = {.n = n, .f = f, .hgu = hgu, .act = act}; /* the route's weight is 1 */
+    gln_gemm_t sum = {.m = f,
+                      .n = hidden,
+                      .k = n,
+                      .a = act,
+                      .lda = f,
+                      .b = w.dy,
+                      .ldb = hidden,
+                      .c = down,
+                      .ldc = hidden};
+    cr_assert_eq(ops->gemm(w.kernels, (gln_gemm_mode_t){.form = GLN_GEMM_NN}, &product, 1), GLN_OK);
+    cr_assert_eq(ops->swiglu(w.kernels, &swiglu), GLN_OK);
+    cr_assert_eq(ops->gemm(w.kernels, (gln_gemm_mode_t){GLN_GEMM_TN, 1, 1}, &sum, 1), GLN_OK);
+    cr_expect(same(down, (double *)w.ddown[0] + 5 * f * hidden, f * hidden));
+    free(hgu), free(act), free(down);
+    world_close(&w);
+}
+
+Test(layer, refusals)
+{
     world_options_t o = options_of(4, 2, 2);
     world_t w;
     world_open(&o, &w);

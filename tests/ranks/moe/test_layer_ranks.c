@@ -1,0 +1,314 @@
+/* The layer gives the same bits at any number of ranks and threads.
+ * RANKS: 1 2 4
+ *
+ * Every rank first computes the whole of each case alone, as a world of one with one thread, then
+ * its part of it in the world of all ranks, and compares outputs, gradients of x, of the gate (per
+ * domain and summed in the tree), of the experts (per group and summed), plans and ledgers, bit for
+ * bit. */
+#include "base/log.h"
+#include "base/rng.h"
+#include "moe/layer.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { DOMAINS = 4, EXPERTS = 8, TOKENS = 33, HIDDEN = 48, EXPERT_HIDDEN = 40 };
+enum { X_DOMAIN = TOKENS * HIDDEN, GATE = HIDDEN * EXPERTS };
+enum { GATE_UP = HIDDEN * 2 * EXPERT_HIDDEN, DOWN = EXPERT_HIDDEN * HIDDEN };
+
+#define CHECK(condition, ...)                                                    \
+    do {                                                                         \
+        if (!(condition)) {                                                      \
+            fprintf(stderr, "%s:%d: rank %d: ", __FILE__, __LINE__, world_rank); \
+            fprintf(stderr, __VA_ARGS__);                                        \
+            fprintf(stderr, " (%s)\n", gln_last_error());                        \
+            gln_comm_abort(world, 1);                                            \
+        }                                                                        \
+    } while (0)
+
+static gln_comm_t *world, *self;
+static int world_rank;
+
+typedef struct layer_case {
+    const char *name;
+    gln_backend_t backend;
+    int groups, k, threads;
+    double capacity_factor;
+    int ir_scope;
+    int skew; /* 1: all tokens prefer expert 5; 2: experts 0 to 3 get nobody */
+} layer_case_t;
+
+/* What a run leaves: everything of the local domains and experts. */
+typedef struct run {
+    gln_parallel_t parallel;
+    float *y, *dx; /* [D/P * T, H] */
+    float *gate[DOMAINS], *gate_up[DOMAINS], *down[DOMAINS];
+    float *gate_sum, *gate_up_sum, *down_sum; /* after the trees */
+    gln_ledger_t ledger[DOMAINS];
+    gln_ledger_t sum;
+} run_t;
+
+static void *zeros(size_t count)
+{
+    void *memory = calloc(count, 4);
+    CHECK(memory != NULL, "no memory");
+    return memory;
+}
+
+static float *draw(uint64_t stream, int64_t count, double scale)
+{
+    float *values = zeros((size_t)count);
+    for (int64_t i = 0; i < count; ++i)
+        values[i] = (float)(scale * gln_rng_normal(3, gln_rng_stream(GLN_RNG_TEST, stream, 0),
+                                                   (uint64_t)i));
+    return values;
+}
+
+typedef struct data {
+    float *x, *dy, *gate, *gate_up, *down; /* of the whole world */
+} data_t;
+
+static data_t draw_data(const layer_case_t *c)
+{
+    data_t d = {.x = draw(1, DOMAINS * X_DOMAIN, 1.0),
+                .dy = draw(2, DOMAINS * X_DOMAIN, 1.0),
+                .gate = draw(3, GATE, 0.3),
+                .gate_up = draw(4, (int64_t)EXPERTS * GATE_UP, 0.2),
+                .down = draw(5, (int64_t)EXPERTS * DOWN, 0.2)};
+    if (c->skew == 0) return d;
+    for (int i = 0; i < DOMAINS * X_DOMAIN; ++i)
+        d.x[i] = fabsf(d.x[i]) + 0.1f;
+    for (int i = 0; i < GATE; ++i) {
+        int e = i % EXPERTS;
+        if (c->skew == 1) d.gate[i] = e == 5 ? 0.5f : 0.01f * (float)e;
+        if (c->skew == 2) d.gate[i] = e < 4 ? -1.0f : d.gate[i] * 0.1f;
+    }
+    return d;
+}
+
+static void free_data(data_t *d)
+{
+    free(d->x), free(d->dy), free(d->gate), free(d->gate_up), free(d->down);
+}
+
+static void open_run(gln_comm_t *comm, const layer_case_t *c, run_t *r)
+{
+    memset(r, 0, sizeof *r);
+    CHECK(gln_parallel_open(comm, DOMAINS, c->groups, EXPERTS, &r->parallel) == GLN_OK, "parallel");
+    r->y = zeros((size_t)r->parallel.local_domains * X_DOMAIN);
+    r->dx = zeros((size_t)r->parallel.local_domains * X_DOMAIN);
+    for (int i = 0; i < r->parallel.local_domains; ++i)
+        r->gate[i] = zeros(GATE);
+    for (int g = 0; g < r->parallel.local_groups; ++g) {
+        r->gate_up[g] = zeros((size_t)r->parallel.local_experts * GATE_UP);
+        r->down[g] = zeros((size_t)r->parallel.local_experts * DOWN);
+    }
+}
+
+static void close_run(run_t *r)
+{
+    for (int i = 0; i < DOMAINS; ++i)
+        free(r->gate[i]), free(r->gate_up[i]), free(r->down[i]);
+    free(r->gate_sum), free(r->gate_up_sum), free(r->down_sum);
+    free(r->y), free(r->dx);
+    gln_parallel_close(&r->parallel);
+}
+
+/* The tree sum of parts, which are kept as they are. */
+static float *tree_sum(gln_comm_t *comm, float *const *parts, int local, int64_t count)
+{
+    void *copies[DOMAINS];
+    for (int i = 0; i < local; ++i) {
+        copies[i] = zeros((size_t)count);
+        memcpy(copies[i], parts[i], (size_t)count * 4);
+    }
+    CHECK(gln_comm_tree_sum(comm, copies, local, count, GLN_F32) == GLN_OK, "tree sum");
+    for (int i = 1; i < local; ++i)
+        free(copies[i]);
+    return copies[0];
+}
+
+/* One forward and one backward of two layers that share a workspace, in the order of a model. */
+static void run_case(gln_comm_t *comm, const layer_case_t *c, int threads, const data_t *d,
+                     run_t *r)
+{
+    gln_layer_options_t o = {.tokens = TOKENS, .hidden = HIDDEN, .expert_hidden = EXPERT_HIDDEN};
+    gln_layer_step_t step = {.seed = 5, .step = 2, .keep = 1};
+    gln_pool_t *pool;
+    gln_kernels_t *kernels;
+    gln_layer_workspace_t *workspace;
+    gln_layer_t *layers[2];
+    void *gate[DOMAINS], *gate_up[DOMAINS], *down[DOMAINS];
+
+    open_run(comm, c, r);
+    const gln_parallel_t *p = &r->parallel;
+    o.router = (gln_router_options_t){.k = c->k,
+                                      .capacity_factor = c->capacity_factor,
+                                      .fill = 1,
+                                      .rectify = 1,
+                                      .ir_scope = c->ir_scope,
+                                      .priority = c->skew == 2 ? GLN_PRIORITY_RANDOM : 0,
+                                      .balance_coef = 0.01,
+                                      .z_coef = 0.001};
+    gln_layer_weights_t weights = {d->gate, d->gate_up + (int64_t)p->first_expert * GATE_UP,
+                                   d->down + (int64_t)p->first_expert * DOWN};
+    for (int i = 0; i < DOMAINS; ++i)
+        gate[i] = r->gate[i], gate_up[i] = r->gate_up[i], down[i] = r->down[i];
+    gln_layer_gradients_t gradients = {gate, gate_up, down};
+    int64_t first = (int64_t)p->first_domain * X_DOMAIN, count = p->local_domains * X_DOMAIN;
+    float *between = zeros((size_t)count), *dbetween = zeros((size_t)count);
+
+    CHECK(gln_pool_open(threads, &pool) == GLN_OK, "pool");
+    CHECK(gln_kernels_open(c->backend, GLN_F32, pool, &kernels) == GLN_OK, "kernels");
+    CHECK(gln_layer_workspace_open(p, kernels, &o, &workspace) == GLN_OK, "workspace");
+    for (int i = 0; i < 2; ++i)
+        CHECK(gln_layer_open(p, kernels, workspace, &o, i, &layers[i]) == GLN_OK, "layer");
+    CHECK(gln_layer_forward(layers[0], &weights, &step, d->x + first, between) == GLN_OK,
+          "forward");
+    CHECK(gln_layer_forward(layers[1], &weights, &step, between, r->y) == GLN_OK, "forward");
+    CHECK(gln_layer_backward(layers[1], &weights, d->dy + first, 0.25, dbetween, &gradients) ==
+              GLN_OK,
+          "backward");
+    CHECK(gln_layer_backward(layers[0], &weights, dbetween, 0.25, r->dx, &gradients) == GLN_OK,
+          "backward");
+    for (int i = 0; i < p->local_domains; ++i) {
+        r->ledger[i] = gln_layer_plan(layers[0], i)->ledger;
+        gln_ledger_add(&r->ledger[i], &gln_layer_plan(layers[1], i)->ledger);
+        gln_ledger_add(&r->sum, &r->ledger[i]);
+    }
+    CHECK(gln_ledger_check(&r->sum, "both layers") == GLN_OK, "ledger");
+    r->gate_sum = tree_sum(comm, r->gate, p->local_domains, GATE);
+    r->gate_up_sum =
+        tree_sum(p->replicas, r->gate_up, p->local_groups, (int64_t)p->local_experts * GATE_UP);
+    r->down_sum = tree_sum(p->replicas, r->down, p->local_groups, (int64_t)p->local_experts * DOWN);
+    gln_layer_close(layers[1]);
+    gln_layer_close(layers[0]);
+    gln_layer_workspace_close(workspace);
+    gln_kernels_close(kernels);
+    gln_pool_close(pool);
+    free(between), free(dbetween);
+}
+
+static void compare(const layer_case_t *c, const char *what, const float *found,
+                    const float *wanted, int64_t count)
+{
+    int64_t i = 0;
+    if (memcmp(found, wanted, (size_t)count * 4) == 0) return;
+    while (memcmp(found + i, wanted + i, 4) == 0)
+        ++i;
+    CHECK(0, "%s, %d groups, k %d, %d threads: %s[%lld] is %.9g, one rank says %.9g", c->name,
+          c->groups, c->k, c->threads, what, (long long)i, (double)found[i], (double)wanted[i]);
+}
+
+static void compare_runs(const layer_case_t *c, const run_t *part, const run_t *whole)
+{
+    const gln_parallel_t *p = &part->parallel;
+    int64_t e0 = p->first_expert, experts = p->local_experts;
+
+    compare(c, "y", part->y, whole->y + (int64_t)p->first_domain * X_DOMAIN,
+            p->local_domains * X_DOMAIN);
+    compare(c, "dx", part->dx, whole->dx + (int64_t)p->first_domain * X_DOMAIN,
+            p->local_domains * X_DOMAIN);
+    for (int i = 0; i < p->local_domains; ++i) {
+        compare(c, "gate", part->gate[i], whole->gate[p->first_domain + i], GATE);
+        CHECK(memcmp(&part->ledger[i], &whole->ledger[p->first_domain + i], sizeof(gln_ledger_t)) ==
+                  0,
+              "%s: ledger of domain %d", c->name, p->first_domain + i);
+    }
+    for (int g = 0; g < p->local_groups; ++g) {
+        compare(c, "gate_up", part->gate_up[g], whole->gate_up[p->first_group + g] + e0 * GATE_UP,
+                experts * GATE_UP);
+        compare(c, "down", part->down[g], whole->down[p->first_group + g] + e0 * DOWN,
+                experts * DOWN);
+    }
+    compare(c, "sum of gate", part->gate_sum, whole->gate_sum, GATE);
+    compare(c, "sum of gate_up", part->gate_up_sum, whole->gate_up_sum + e0 * GATE_UP,
+            experts * GATE_UP);
+    compare(c, "sum of down", part->down_sum, whole->down_sum + e0 * DOWN, experts * DOWN);
+}
+
+/* The case did what its name says. */
+static void check_shape(const layer_case_t *c, const run_t *whole)
+{
+    int64_t nonzero = 0;
+    CHECK(whole->sum.routed > 0 && whole->sum.sent_rows > 0, "%s: nothing was routed", c->name);
+    if (c->capacity_factor < 1)
+        CHECK(whole->sum.rectified > 0 && whole->sum.filled > 0, "%s: nothing rectified", c->name);
+    for (int64_t i = 0; i < (int64_t)EXPERTS * DOWN; ++i)
+        nonzero += whole->down_sum[i] != 0.0f;
+    CHECK(nonzero > 0, "%s: no gradient", c->name);
+    if (c->skew == 2 && c->groups == 1 && c->k == 1)
+        CHECK(whole->sum.unserved > 0 || whole->sum.rectified > 0, "%s: no shortage", c->name);
+}
+
+static const layer_case_t cases[] = {
+    {"ordinary", GLN_BACKEND_CPU, 1, 2, 1, 0.8, 0, 0},
+    {"ordinary", GLN_BACKEND_CPU, 1, 2, 2, 0.8, 0, 0},
+    {"ordinary", GLN_BACKEND_CPU, 2, 2, 2, 0.8, 0, 0},
+    {"ordinary", GLN_BACKEND_CPU, 4, 2, 2, 0.8, 0, 0},
+    {"top-1", GLN_BACKEND_CPU, 1, 1, 2, 0.7, 0, 0},
+    {"top-1", GLN_BACKEND_CPU, 2, 1, 1, 0.7, 2, 0},
+    {"dropless", GLN_BACKEND_CPU, 1, 2, 2, INFINITY, 0, 0},
+    {"one expert", GLN_BACKEND_CPU, 1, 1, 2, INFINITY, 0, 1},
+    {"one expert", GLN_BACKEND_CPU, 2, 2, 2, 0.5, 0, 1},
+    {"empty experts", GLN_BACKEND_CPU, 1, 1, 2, 0.5, 0, 2},
+    {"empty experts", GLN_BACKEND_CPU, 2, 2, 2, 4.0, 0, 2},
+    {"reference", GLN_BACKEND_REF, 1, 2, 1, 0.8, 4, 0},
+    {"reference", GLN_BACKEND_REF, 2, 2, 2, 0.8, 0, 0},
+};
+
+/* A logit that is not finite on one rank ends the forward of all ranks, and the layer lives on. */
+static void check_numeric(void)
+{
+    layer_case_t c = cases[0];
+    data_t d = draw_data(&c);
+    run_t r;
+    gln_pool_t *pool;
+    gln_kernels_t *kernels;
+    gln_layer_workspace_t *workspace;
+    gln_layer_t *layer;
+    gln_layer_options_t o = {.tokens = TOKENS, .hidden = HIDDEN, .expert_hidden = EXPERT_HIDDEN};
+    gln_layer_step_t step = {0};
+
+    open_run(world, &c, &r);
+    gln_layer_weights_t weights = {d.gate, d.gate_up, d.down};
+    CHECK(gln_pool_open(1, &pool) == GLN_OK, "pool");
+    CHECK(gln_kernels_open(GLN_BACKEND_REF, GLN_F32, pool, &kernels) == GLN_OK, "kernels");
+    CHECK(gln_layer_workspace_open(&r.parallel, kernels, &o, &workspace) == GLN_OK, "workspace");
+    CHECK(gln_layer_open(&r.parallel, kernels, workspace, &o, 0, &layer) == GLN_OK, "layer");
+    float *x = d.x + (int64_t)r.parallel.first_domain * X_DOMAIN, kept = x[7];
+    if (world_rank == r.parallel.ranks - 1) x[7] = NAN;
+    CHECK(gln_layer_forward(layer, &weights, &step, x, r.y) == GLN_ERR_NUMERIC,
+          "all ranks return it");
+    x[7] = kept;
+    CHECK(gln_layer_forward(layer, &weights, &step, x, r.y) == GLN_OK, "good again");
+    gln_layer_close(layer);
+    gln_layer_workspace_close(workspace);
+    gln_kernels_close(kernels);
+    gln_pool_close(pool);
+    close_run(&r);
+    free_data(&d);
+}
+
+int main(void)
+{
+    if (gln_comm_open_world(&world) != GLN_OK || gln_comm_open_self(&self) != GLN_OK) return 1;
+    world_rank = gln_comm_rank(world);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; ++i) {
+        data_t d = draw_data(&cases[i]);
+        run_t whole, part;
+        run_case(self, &cases[i], 1, &d, &whole);
+        check_shape(&cases[i], &whole);
+        run_case(world, &cases[i], cases[i].threads, &d, &part);
+        compare_runs(&cases[i], &part, &whole);
+        close_run(&part);
+        close_run(&whole);
+        free_data(&d);
+    }
+    check_numeric();
+    if (world_rank == 0) printf("ok\n");
+    gln_comm_close(self);
+    gln_comm_close(world);
+    return 0;
+}
