@@ -43,12 +43,11 @@ static gln_status_t check_choices(gln_router_options_t *o, const gln_router_shap
     gln_status_t status = check_range("k", o->k, 0, k_max);
     if (status != GLN_OK) return status;
     if (o->k == 0) o->k = 1;
-    if (shape->tokens > INT32_MAX / (o->k + 1) || shape->tokens > INT32_MAX / experts)
+    if (shape->tokens > INT32_MAX / (o->k + 1))
         return gln_fail(GLN_ERR_ARGUMENT,
-                        "router shape has %lld tokens: with k %d and %d experts at most %d are "
-                        "possible; use more domains",
-                        (long long)shape->tokens, o->k, experts,
-                        INT32_MAX / (experts > o->k ? experts : o->k + 1));
+                        "router shape has %lld tokens: with k %d at most %d are possible; use more "
+                        "domains",
+                        (long long)shape->tokens, o->k, INT32_MAX / (o->k + 1));
     if (o->fill_rank == 0) o->fill_rank = o->k + 1;
     return check_range("fill_rank", o->fill_rank, o->k + 1,
                        experts > o->k ? experts : (int64_t)o->k + 1);
