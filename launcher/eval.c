@@ -74,7 +74,7 @@ static gln_status_t print(const eval_t *e, const gln_eval_report_t *report, bool
     gln_status_t status = gln_data_look(e->run.data.valid, &glance);
     bool byte_level = glance.is_bytes && e->run.model.vocabulary == 256;
     if (status == GLN_OK && byte_level)
-        status = gln_text_gzip_bytes(e->run.data.valid, &bytes, &gzip);
+        status = gln_text_gzip_bytes(e->run.data.valid, report->tokens + 1, &bytes, &gzip);
     if (status != GLN_OK) return status;
     double bits = bytes ? 8.0 * (double)gzip / (double)bytes : 0;
     if (json) {

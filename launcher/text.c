@@ -98,7 +98,20 @@ static gln_status_t fail_zlib(const char *path, const z_stream *z)
                     z->msg ? z->msg : "no reason given");
 }
 
-gln_status_t gln_text_gzip_bytes(const char *path, int64_t *file_bytes, int64_t *gzip_bytes)
+/* The next bytes of the file, at most what `left` still allows. */
+static gln_status_t read_some(const char *path, FILE *file, int64_t *left, z_stream *z,
+                              unsigned char *in, size_t size)
+{
+    if ((int64_t)size > *left) size = (size_t)*left;
+    z->next_in = in;
+    z->avail_in = (uInt)fread(in, 1, size, file);
+    *left = z->avail_in < size ? 0 : *left - (int64_t)size;
+    if (ferror(file)) return gln_fail(GLN_ERR_IO, "%s: cannot read: %s", path, strerror(errno));
+    return GLN_OK;
+}
+
+gln_status_t gln_text_gzip_bytes(const char *path, int64_t limit_bytes, int64_t *text_bytes,
+                                 int64_t *gzip_bytes)
 {
     static unsigned char in[1 << 16], out[1 << 16];
     z_stream z = {0};
@@ -109,25 +122,20 @@ gln_status_t gln_text_gzip_bytes(const char *path, int64_t *file_bytes, int64_t 
         return fail_zlib(path, &z);
     }
     gln_status_t status = GLN_OK;
-    int flush = Z_NO_FLUSH;
-    int64_t made = 0;
+    int64_t made = 0, left = limit_bytes > 0 ? limit_bytes : INT64_MAX;
     do {
-        z.next_in = in;
-        z.avail_in = (uInt)fread(in, 1, sizeof in, file);
-        if (ferror(file)) {
-            status = gln_fail(GLN_ERR_IO, "%s: cannot read: %s", path, strerror(errno));
-            break;
-        }
-        flush = feof(file) ? Z_FINISH : Z_NO_FLUSH;
+        status = read_some(path, file, &left, &z, in, sizeof in);
+        if (status != GLN_OK) break;
         do {
             z.next_out = out;
             z.avail_out = sizeof out;
-            if (deflate(&z, flush) == Z_STREAM_ERROR) status = fail_zlib(path, &z);
+            if (deflate(&z, left == 0 ? Z_FINISH : Z_NO_FLUSH) == Z_STREAM_ERROR)
+                status = fail_zlib(path, &z);
             made += (int64_t)(sizeof out - z.avail_out);
         } while (status == GLN_OK && z.avail_out == 0);
-    } while (status == GLN_OK && flush != Z_FINISH);
+    } while (status == GLN_OK && left > 0);
     if (status == GLN_OK) {
-        *file_bytes = (int64_t)z.total_in;
+        *text_bytes = (int64_t)z.total_in;
         *gzip_bytes = made;
     }
     deflateEnd(&z);

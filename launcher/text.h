@@ -25,8 +25,11 @@ void gln_text_bytes(double bytes, char *out, size_t size);
 void gln_text_duration(double seconds, char *out, size_t size);
 
 /** Bytes that `gzip -9` makes of a file, its header included, without a stored name.
+ *  @param limit_bytes  take the first so many bytes of the file only; 0: all of it
+ *  @param text_bytes   out: bytes taken
  *  @return GLN_OK; GLN_ERR_IO; GLN_ERR_MEMORY. */
-gln_status_t gln_text_gzip_bytes(const char *path, int64_t *file_bytes, int64_t *gzip_bytes);
+gln_status_t gln_text_gzip_bytes(const char *path, int64_t limit_bytes, int64_t *text_bytes,
+                                 int64_t *gzip_bytes);
 
 #ifdef __cplusplus
 }

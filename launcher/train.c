@@ -236,8 +236,11 @@ static gln_status_t finish(gln_train_t *t)
     t->trainer = NULL;
     if (!t->speaks) return gln_session_agree(&t->session, GLN_OK);
     if (t->byte_level && !t->stopped) {
-        status = gln_text_gzip_bytes(t->run.data.valid, &t->valid_bytes, &t->gzip_bytes);
-        if (status == GLN_OK) status = draw_sample(t, sample, sizeof sample);
+        status = gln_text_gzip_bytes(t->run.data.valid, t->valid.tokens + 1, &t->valid_bytes,
+                                     &t->gzip_bytes);
+        /* the validation predicts every byte but the first; generation computes in f32 */
+        if (status == GLN_OK && t->run.parallel.dtype == 0)
+            status = draw_sample(t, sample, sizeof sample);
     }
     if (status == GLN_OK) status = gln_train_print_end(t, sample[0] ? sample : NULL);
     return gln_session_agree(&t->session, status);
