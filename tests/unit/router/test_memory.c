@@ -1,8 +1,8 @@
 /* A step allocates nothing: the allocator is counted, the C library's by standing in front of it,
  * AddressSanitizer's through its hook. */
 #include "tests/unit/router/cases.h"
+#include <sched.h>
 #include <stdatomic.h>
-#include <stdio.h>
 
 static atomic_long allocations;
 
@@ -47,10 +47,23 @@ static void count_from_now(void)
 }
 #endif
 
+/* Two tasks that wait for each other: afterwards both threads of the pool have started, which is
+ * when a sanitizer allocates for them. */
+static void meet(void *ctx, int task, int worker)
+{
+    (void)task, (void)worker;
+    atomic_int *arrived = ctx;
+    atomic_fetch_add(arrived, 1);
+    while (atomic_load(arrived) < 2)
+        sched_yield();
+}
+
 Test(memory, a_step_allocates_nothing, .timeout = 60)
 {
     count_from_now();
     gln_pool_t *pool = pool_of(2);
+    atomic_int arrived = 0;
+    gln_pool_run(pool, 2, meet, &arrived);
     for (int acc = 0; acc <= 2; acc += 2) {
         test_case_t c = {.options = {.k = 2,
                                      .capacity_factor = 0.7,
