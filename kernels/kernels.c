@@ -21,13 +21,15 @@ typedef struct kernels_block {
     const gln_backend_entry_t *entry;
 } kernels_block_t;
 
-static const gln_backend_entry_t *find_backend(gln_backend_t backend) {
+static const gln_backend_entry_t *find_backend(gln_backend_t backend)
+{
     for (size_t i = 0; i < sizeof backends / sizeof backends[0]; ++i)
         if (backends[i].backend == backend) return &backends[i];
     return NULL;
 }
 
-static gln_status_t check_dtype(const gln_backend_entry_t *entry, gln_dtype_t dtype) {
+static gln_status_t check_dtype(const gln_backend_entry_t *entry, gln_dtype_t dtype)
+{
     char has[64] = "";
     size_t used = 0;
 
@@ -42,7 +44,8 @@ static gln_status_t check_dtype(const gln_backend_entry_t *entry, gln_dtype_t dt
 }
 
 gln_status_t gln_kernels_open(gln_backend_t backend, gln_dtype_t dtype, gln_pool_t *pool,
-                              gln_kernels_t **out) {
+                              gln_kernels_t **out)
+{
     const gln_backend_entry_t *entry = find_backend(backend);
     kernels_block_t *block;
     gln_status_t status;
@@ -80,7 +83,8 @@ free_block:
     return status;
 }
 
-void gln_kernels_close(gln_kernels_t *k) {
+void gln_kernels_close(gln_kernels_t *k)
+{
     kernels_block_t *block = (kernels_block_t *)k;
 
     if (block == NULL) return;

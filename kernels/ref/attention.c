@@ -13,7 +13,8 @@
 #include "kernels/ref/twice.inc"
 #else
 
-static double FN(attention_dot)(const elem *a, const elem *b, int count) {
+static double FN(attention_dot)(const elem *a, const elem *b, int count)
+{
     double lanes[4] = {0};
 
     for (int i = 0; i < count; ++i)
@@ -22,22 +23,26 @@ static double FN(attention_dot)(const elem *a, const elem *b, int count) {
 }
 
 /* The scaled score of two rows. */
-static double FN(attention_score)(const elem *q, const elem *key, int dh) {
+static double FN(attention_score)(const elem *q, const elem *key, int dh)
+{
     return FN(attention_dot)(q, key, dh) / sqrt((double)dh);
 }
 
 /* Row `row` of head `head` in q, k, v and their gradients; in out and dout. */
 static const elem *FN(attention_row)(const gln_attention_t *args, const void *x, int64_t row,
-                                     int head) {
+                                     int head)
+{
     return (const elem *)x + row * args->ldqkv + (int64_t)head * args->dh;
 }
 
-static int64_t FN(attention_out_row)(const gln_attention_t *args, int64_t row, int head) {
+static int64_t FN(attention_out_row)(const gln_attention_t *args, int64_t row, int head)
+{
     return (row * args->heads + head) * args->dh;
 }
 
 /* One query: the keys are rows first .. row. */
-static void FN(attention_query)(const gln_attention_t *args, int64_t first, int64_t row, int head) {
+static void FN(attention_query)(const gln_attention_t *args, int64_t first, int64_t row, int head)
+{
     int kv_head = head / (args->heads / args->kv_heads);
     const elem *q = FN(attention_row)(args, args->q, row, head);
     elem *out = (elem *)args->out + FN(attention_out_row)(args, row, head);
@@ -69,7 +74,8 @@ static void FN(attention_query)(const gln_attention_t *args, int64_t first, int6
     ((real *)args->lse)[row * args->heads + head] = (real)lse;
 }
 
-gln_status_t FN(attention)(gln_kernels_t *k, const gln_attention_t *args) {
+gln_status_t FN(attention)(gln_kernels_t *k, const gln_attention_t *args)
+{
     (void)k;
     for (int64_t sequence = 0; sequence < args->sequences; ++sequence)
         for (int64_t i = 0; i < args->s; ++i)
@@ -80,7 +86,8 @@ gln_status_t FN(attention)(gln_kernels_t *k, const gln_attention_t *args) {
 
 /* P and dS of query row i and key row j under one query head. */
 static void FN(attention_pair)(const gln_attention_backward_t *args, int64_t i, int64_t j, int head,
-                               double *p, double *ds) {
+                               double *p, double *ds)
+{
     const gln_attention_t *forward = &args->forward;
     int kv_head = head / (forward->heads / forward->kv_heads);
     const elem *q = FN(attention_row)(forward, forward->q, i, head);
@@ -96,7 +103,8 @@ static void FN(attention_pair)(const gln_attention_backward_t *args, int64_t i, 
 }
 
 static void FN(attention_dq)(const gln_attention_backward_t *args, int64_t first, int64_t row,
-                             int head) {
+                             int head)
+{
     const gln_attention_t *forward = &args->forward;
     int kv_head = head / (forward->heads / forward->kv_heads), dh = forward->dh;
     elem *dq = (elem *)args->dq + row * forward->ldqkv + (int64_t)head * dh;
@@ -120,7 +128,8 @@ static void FN(attention_dq)(const gln_attention_backward_t *args, int64_t first
 
 /* One key: the queries are rows row .. last-1, under all query heads of its group. */
 static void FN(attention_dkv)(const gln_attention_backward_t *args, int64_t row, int64_t last,
-                              int kv_head) {
+                              int kv_head)
+{
     const gln_attention_t *forward = &args->forward;
     int group = forward->heads / forward->kv_heads, dh = forward->dh;
     int64_t at = row * forward->ldqkv + (int64_t)kv_head * dh;
@@ -150,7 +159,8 @@ static void FN(attention_dkv)(const gln_attention_backward_t *args, int64_t row,
     }
 }
 
-gln_status_t FN(attention_backward)(gln_kernels_t *k, const gln_attention_backward_t *args) {
+gln_status_t FN(attention_backward)(gln_kernels_t *k, const gln_attention_backward_t *args)
+{
     const gln_attention_t *forward = &args->forward;
 
     (void)k;

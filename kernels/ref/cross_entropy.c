@@ -1,6 +1,6 @@
-/* Cross entropy and its gradient, three passes over a row of logits, O(N V), with the row's maximum taken
- * out of the exponentials. dlogits may be the logits: an element is read for the last time before
- * it is written. */
+/* Cross entropy and its gradient, three passes over a row of logits, O(N V), with the row's maximum
+ * taken out of the exponentials. dlogits may be the logits: an element is read for the last time
+ * before it is written. */
 #ifndef FN
 #include <math.h>
 
@@ -10,7 +10,8 @@
 #else
 
 /* log of the sum of exp(x[0..count)), count >= 1 */
-static double FN(log_sum_exp)(const real *x, int64_t count) {
+static double FN(log_sum_exp)(const real *x, int64_t count)
+{
     double max = (double)x[0], sum = 0;
 
     for (int64_t i = 1; i < count; ++i)
@@ -20,7 +21,8 @@ static double FN(log_sum_exp)(const real *x, int64_t count) {
     return max + log(sum);
 }
 
-gln_status_t FN(cross_entropy)(gln_kernels_t *k, const gln_cross_entropy_t *args) {
+gln_status_t FN(cross_entropy)(gln_kernels_t *k, const gln_cross_entropy_t *args)
+{
     (void)k;
     for (int64_t n = 0; n < args->n; ++n) {
         const real *logits = (const real *)args->logits + n * args->v;

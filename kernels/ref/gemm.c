@@ -10,14 +10,16 @@
 #else
 
 /* C[i, 0..columns) from the double row that holds its sum. */
-static void FN(gemm_store)(real *c, const double *sum, int64_t columns, int accumulate) {
+static void FN(gemm_store)(real *c, const double *sum, int64_t columns, int accumulate)
+{
     for (int64_t j = 0; j < columns; ++j)
         c[j] = (real)(accumulate ? (double)c[j] + sum[j] : sum[j]);
 }
 
 /* NN: step_i = lda, step_k = 1. TN: step_i = 1, step_k = lda. */
 GLN_CLONES static void FN(gemm_rows)(const gln_gemm_t *g, int64_t step_i, int64_t step_k,
-                                     int accumulate) {
+                                     int accumulate)
+{
     for (int64_t first = 0; first < g->n; first += GLN_REF_COLUMNS) {
         int64_t columns = g->n - first < GLN_REF_COLUMNS ? g->n - first : GLN_REF_COLUMNS;
 
@@ -37,7 +39,8 @@ GLN_CLONES static void FN(gemm_rows)(const gln_gemm_t *g, int64_t step_i, int64_
     }
 }
 
-GLN_CLONES static double FN(gemm_dot)(const elem *a, const elem *b, int64_t count) {
+GLN_CLONES static double FN(gemm_dot)(const elem *a, const elem *b, int64_t count)
+{
     double lanes[8] = {0};
     int64_t k = 0;
 
@@ -50,7 +53,8 @@ GLN_CLONES static double FN(gemm_dot)(const elem *a, const elem *b, int64_t coun
            ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
 }
 
-static void FN(gemm_dots)(const gln_gemm_t *g, int accumulate) {
+static void FN(gemm_dots)(const gln_gemm_t *g, int accumulate)
+{
     for (int64_t i = 0; i < g->m; ++i)
         for (int64_t j = 0; j < g->n; ++j) {
             double sum = FN(gemm_dot)((const elem *)g->a + i * g->lda,
@@ -60,7 +64,8 @@ static void FN(gemm_dots)(const gln_gemm_t *g, int accumulate) {
         }
 }
 
-gln_status_t FN(gemm)(gln_kernels_t *k, gln_gemm_mode_t mode, const gln_gemm_t *items, int count) {
+gln_status_t FN(gemm)(gln_kernels_t *k, gln_gemm_mode_t mode, const gln_gemm_t *items, int count)
+{
     (void)k; /* acc equals dtype here, so mode.c_acc changes nothing */
     for (int i = 0; i < count; ++i) {
         const gln_gemm_t *g = &items[i];

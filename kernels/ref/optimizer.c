@@ -11,7 +11,8 @@
 #include "kernels/ref/twice.inc"
 #else
 
-gln_status_t FN(adamw)(gln_kernels_t *k, const gln_adamw_t *args) {
+gln_status_t FN(adamw)(gln_kernels_t *k, const gln_adamw_t *args)
+{
     double correct_m = 1.0 - pow(args->beta1, (double)args->t);
     double correct_v = 1.0 - pow(args->beta2, (double)args->t);
     real *w = args->w, *m = args->m, *v = args->v;
@@ -32,14 +33,16 @@ gln_status_t FN(adamw)(gln_kernels_t *k, const gln_adamw_t *args) {
     return GLN_OK;
 }
 
-gln_status_t FN(add)(gln_kernels_t *k, int64_t n, const void *x, void *y) {
+gln_status_t FN(add)(gln_kernels_t *k, int64_t n, const void *x, void *y)
+{
     (void)k;
     for (int64_t i = 0; i < n; ++i)
         ((elem *)y)[i] += ((const elem *)x)[i];
     return GLN_OK;
 }
 
-gln_status_t FN(sum_squares)(gln_kernels_t *k, int64_t n, const void *x, double *out) {
+gln_status_t FN(sum_squares)(gln_kernels_t *k, int64_t n, const void *x, double *out)
+{
     double total = 0;
 
     (void)k;

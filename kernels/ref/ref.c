@@ -20,7 +20,8 @@
 static const gln_kernel_ops_t ops_f32 = GLN_REF_TABLE(f32);
 static const gln_kernel_ops_t ops_f64 = GLN_REF_TABLE(f64);
 
-void gln_ref_fill(gln_dtype_t dtype, gln_kernel_ops_t *ops) {
+void gln_ref_fill(gln_dtype_t dtype, gln_kernel_ops_t *ops)
+{
     GLN_ASSERT(dtype == GLN_F32 || dtype == GLN_F64);
     *ops = dtype == GLN_F64 ? ops_f64 : ops_f32;
 }

@@ -8,7 +8,8 @@
 #include "kernels/ref/twice.inc"
 #else
 
-gln_status_t FN(rmsnorm)(gln_kernels_t *k, const gln_rmsnorm_t *args) {
+gln_status_t FN(rmsnorm)(gln_kernels_t *k, const gln_rmsnorm_t *args)
+{
     const real *w = args->w;
 
     (void)k;
@@ -27,7 +28,8 @@ gln_status_t FN(rmsnorm)(gln_kernels_t *k, const gln_rmsnorm_t *args) {
     return GLN_OK;
 }
 
-static void FN(rmsnorm_dx)(const gln_rmsnorm_backward_t *args) {
+static void FN(rmsnorm_dx)(const gln_rmsnorm_backward_t *args)
+{
     const real *w = args->w;
 
     for (int64_t n = 0; n < args->n; ++n) {
@@ -47,7 +49,8 @@ static void FN(rmsnorm_dx)(const gln_rmsnorm_backward_t *args) {
 }
 
 /* One sum over all rows per column: the block is the whole batch here. */
-static void FN(rmsnorm_dw)(const gln_rmsnorm_backward_t *args) {
+static void FN(rmsnorm_dw)(const gln_rmsnorm_backward_t *args)
+{
     for (int64_t first = 0; first < args->h; first += GLN_REF_COLUMNS) {
         int64_t columns = args->h - first < GLN_REF_COLUMNS ? args->h - first : GLN_REF_COLUMNS;
         real *dw = (real *)args->dw + first;
@@ -66,7 +69,8 @@ static void FN(rmsnorm_dw)(const gln_rmsnorm_backward_t *args) {
     }
 }
 
-gln_status_t FN(rmsnorm_backward)(gln_kernels_t *k, const gln_rmsnorm_backward_t *args) {
+gln_status_t FN(rmsnorm_backward)(gln_kernels_t *k, const gln_rmsnorm_backward_t *args)
+{
     (void)k;
     if (args->n == 0) return GLN_OK;
     FN(rmsnorm_dx)(args);

@@ -8,7 +8,8 @@
 #include "kernels/ref/twice.inc"
 #else
 
-gln_status_t FN(rope)(gln_kernels_t *k, const gln_rope_t *args) {
+gln_status_t FN(rope)(gln_kernels_t *k, const gln_rope_t *args)
+{
     int half = args->dh / 2;
 
     (void)k;

@@ -9,7 +9,8 @@
 #include "kernels/ref/twice.inc"
 #else
 
-gln_status_t FN(gather)(gln_kernels_t *k, const gln_gather_t *args) {
+gln_status_t FN(gather)(gln_kernels_t *k, const gln_gather_t *args)
+{
     (void)k;
     for (int64_t i = 0; i < args->n; ++i) {
         elem *out = (elem *)args->out + i * args->h;
@@ -23,7 +24,8 @@ gln_status_t FN(gather)(gln_kernels_t *k, const gln_gather_t *args) {
     return GLN_OK;
 }
 
-gln_status_t FN(combine)(gln_kernels_t *k, const gln_combine_t *args) {
+gln_status_t FN(combine)(gln_kernels_t *k, const gln_combine_t *args)
+{
     const real *weight = args->weight;
 
     (void)k;
@@ -41,7 +43,8 @@ gln_status_t FN(combine)(gln_kernels_t *k, const gln_combine_t *args) {
     return GLN_OK;
 }
 
-gln_status_t FN(embed)(gln_kernels_t *k, const gln_embed_t *args) {
+gln_status_t FN(embed)(gln_kernels_t *k, const gln_embed_t *args)
+{
     (void)k;
     for (int64_t n = 0; n < args->n; ++n)
         memcpy((elem *)args->out + n * args->h, (const elem *)args->table + args->ids[n] * args->h,
@@ -49,7 +52,8 @@ gln_status_t FN(embed)(gln_kernels_t *k, const gln_embed_t *args) {
     return GLN_OK;
 }
 
-gln_status_t FN(embed_backward)(gln_kernels_t *k, const gln_embed_backward_t *args) {
+gln_status_t FN(embed_backward)(gln_kernels_t *k, const gln_embed_backward_t *args)
+{
     (void)k;
     for (int64_t n = 0; n < args->n; ++n) {
         const elem *dout = (const elem *)args->dout + n * args->h;

@@ -5,7 +5,8 @@
 
 #include "kernels/ref/ops.h"
 
-static double sigmoid(double x) {
+static double sigmoid(double x)
+{
     return 1.0 / (1.0 + exp(-x));
 }
 
@@ -13,7 +14,8 @@ static double sigmoid(double x) {
 #include "kernels/ref/twice.inc"
 #else
 
-gln_status_t FN(swiglu)(gln_kernels_t *k, const gln_swiglu_t *args) {
+gln_status_t FN(swiglu)(gln_kernels_t *k, const gln_swiglu_t *args)
+{
     (void)k;
     for (int64_t n = 0; n < args->n; ++n) {
         const elem *gate = (const elem *)args->hgu + n * 2 * args->f;
@@ -26,7 +28,8 @@ gln_status_t FN(swiglu)(gln_kernels_t *k, const gln_swiglu_t *args) {
     return GLN_OK;
 }
 
-gln_status_t FN(swiglu_backward)(gln_kernels_t *k, const gln_swiglu_backward_t *args) {
+gln_status_t FN(swiglu_backward)(gln_kernels_t *k, const gln_swiglu_backward_t *args)
+{
     (void)k;
     for (int64_t n = 0; n < args->n; ++n) {
         const elem *gate = (const elem *)args->hgu + n * 2 * args->f;

@@ -12,30 +12,19 @@
 
 #define ROWS 300
 
-typedef struct bench {
-    const gln_subject_t *subject;
-    gln_pool_t *pool;
-    gln_kernels_t *kernels;
-} bench_t;
+static gln_bench_t open_bench(int subject)
+{
+    gln_bench_t bench;
 
-static bench_t open_bench(int subject) {
-    bench_t bench = {.subject = &gln_subjects[subject]};
-
-    cr_assert_eq(gln_pool_open(2, &bench.pool), GLN_OK);
-    cr_assert_eq(
-        gln_kernels_open(bench.subject->backend, bench.subject->dtype, bench.pool, &bench.kernels),
-        GLN_OK, "%s: %s", bench.subject->name, gln_last_error());
+    cr_assert_eq(gln_bench_open(&gln_subjects[subject], 2, &bench), GLN_OK, "%s: %s",
+                 gln_subjects[subject].name, gln_last_error());
     return bench;
-}
-
-static void close_bench(bench_t *bench) {
-    gln_kernels_close(bench->kernels);
-    gln_pool_close(bench->pool);
 }
 
 /* A copy of rows x columns with another stride, at an odd address. *block is what to free. */
 static void *copy_matrix(const void *from, int64_t rows, int64_t columns, int64_t ld_from,
-                         int64_t ld, gln_dtype_t dtype, void **block) {
+                         int64_t ld, gln_dtype_t dtype, void **block)
+{
     char *to;
 
     *block = malloc((size_t)(rows * ld + 8) * gln_dtype_bytes(dtype));
@@ -47,7 +36,8 @@ static void *copy_matrix(const void *from, int64_t rows, int64_t columns, int64_
     return to;
 }
 
-static void *random_matrix(gln_dtype_t dtype, uint64_t stream, int64_t count) {
+static void *random_matrix(gln_dtype_t dtype, uint64_t stream, int64_t count)
+{
     void *block = malloc((size_t)(count + 1) * gln_dtype_bytes(dtype));
 
     cr_assert_not_null(block);
@@ -65,7 +55,8 @@ typedef struct whole {
     char *part;                 /* [ROWS, ldc_other] */
 } whole_t;
 
-static whole_t compute_whole(bench_t *bench, gln_gemm_mode_t mode, int64_t n, int64_t k) {
+static whole_t compute_whole(gln_bench_t *bench, gln_gemm_mode_t mode, int64_t n, int64_t k)
+{
     gln_kernels_t *kernels = bench->kernels;
     whole_t w = {.mode = mode,
                  .dtype = kernels->dtype,
@@ -90,7 +81,8 @@ static whole_t compute_whole(bench_t *bench, gln_gemm_mode_t mode, int64_t n, in
     return w;
 }
 
-static void free_whole(whole_t *w) {
+static void free_whole(whole_t *w)
+{
     free(w->a);
     free(w->b);
     free(w->c_before);
@@ -100,7 +92,8 @@ static void free_whole(whole_t *w) {
 }
 
 /* Rows [start, start + rows) as an item that writes its own rows of `part`. */
-static gln_gemm_t item_of(whole_t *w, int64_t start, int64_t rows, int strided) {
+static gln_gemm_t item_of(whole_t *w, int64_t start, int64_t rows, int strided)
+{
     gln_gemm_t g = {.m = rows, .n = w->n, .k = w->k, .b = w->b};
 
     g.lda = strided ? w->lda_other : w->k;
@@ -115,7 +108,8 @@ static gln_gemm_t item_of(whole_t *w, int64_t start, int64_t rows, int strided) 
     return g;
 }
 
-static int same_rows(const whole_t *w, const gln_gemm_t *g, int64_t start) {
+static int same_rows(const whole_t *w, const gln_gemm_t *g, int64_t start)
+{
     for (int64_t i = 0; i < g->m; ++i)
         if (memcmp(gln_at(g->c, i * g->ldc, w->dtype_c),
                    gln_at(w->c, (start + i) * w->n, w->dtype_c),
@@ -125,8 +119,9 @@ static int same_rows(const whole_t *w, const gln_gemm_t *g, int64_t start) {
 }
 
 /* Batches of `rows` rows; step says how many sizes are left out. */
-static void check_batches(bench_t *bench, gln_gemm_mode_t mode, int64_t n, int64_t k,
-                          int64_t step) {
+static void check_batches(gln_bench_t *bench, gln_gemm_mode_t mode, int64_t n, int64_t k,
+                          int64_t step)
+{
     gln_kernels_t *kernels = bench->kernels;
     whole_t w = compute_whole(bench, mode, n, k);
 
@@ -145,7 +140,8 @@ static void check_batches(bench_t *bench, gln_gemm_mode_t mode, int64_t n, int64
 }
 
 /* The same rows as items of one call, empty ones between. */
-static void check_group(bench_t *bench, gln_gemm_mode_t mode, int64_t n, int64_t k) {
+static void check_group(gln_bench_t *bench, gln_gemm_mode_t mode, int64_t n, int64_t k)
+{
     static const int64_t sizes[] = {0, 1, 2, 0, 4, 8, 17, 0, 31, 64, 65, 0, 108, 0};
     enum { COUNT = sizeof sizes / sizeof sizes[0] };
     gln_kernels_t *kernels = bench->kernels;
@@ -166,14 +162,15 @@ static void check_group(bench_t *bench, gln_gemm_mode_t mode, int64_t n, int64_t
     free_whole(&w);
 }
 
-static void check_rows(gln_gemm_form_t form) {
+static void check_rows(gln_gemm_form_t form)
+{
     /* n, k, step between batch sizes; the last two are for backends that are fast */
     static const int64_t shapes[][3] = {{1, 1, 1},       {16, 64, 1},     {33, 48, 1},
                                         {64, 96, 1},     {130, 57, 7},    {256, 512, 41},
                                         {512, 1024, 31}, {1024, 1024, 31}};
 
     for (int i = 0; i < gln_subjects_count; ++i) {
-        bench_t bench = open_bench(i);
+        gln_bench_t bench = open_bench(i);
         int count = bench.subject->backend == GLN_BACKEND_REF ? 6 : 8;
 
         for (int s = 0; s < count; ++s)
@@ -183,20 +180,23 @@ static void check_rows(gln_gemm_form_t form) {
                 check_batches(&bench, mode, shapes[s][0], shapes[s][1], shapes[s][2]);
                 check_group(&bench, mode, shapes[s][0], shapes[s][1]);
             }
-        close_bench(&bench);
+        gln_bench_close(&bench);
     }
 }
 
-Test(gemm_bits, nn_row_is_its_own) {
+Test(gemm_bits, nn_row_is_its_own)
+{
     check_rows(GLN_GEMM_NN);
 }
 
-Test(gemm_bits, nt_row_is_its_own) {
+Test(gemm_bits, nt_row_is_its_own)
+{
     check_rows(GLN_GEMM_NT);
 }
 
 /* C[m, n] over `rows` rows, alone and dense, then between others of a group and strided. */
-static void check_tn(bench_t *bench, int64_t m, int64_t n, int64_t rows, int accumulate) {
+static void check_tn(gln_bench_t *bench, int64_t m, int64_t n, int64_t rows, int accumulate)
+{
     gln_kernels_t *kernels = bench->kernels;
     gln_dtype_t dtype = kernels->dtype, acc = kernels->acc;
     gln_gemm_mode_t mode = {.form = GLN_GEMM_TN, .accumulate = accumulate, .c_acc = 1};
@@ -235,11 +235,12 @@ static void check_tn(bench_t *bench, int64_t m, int64_t n, int64_t rows, int acc
     free(c);
 }
 
-Test(gemm_bits, tn_depends_on_its_rows_alone) {
+Test(gemm_bits, tn_depends_on_its_rows_alone)
+{
     static const int64_t rows[] = {0, 1, 2, 5, 16, 63, 64, 65, 300};
 
     for (int i = 0; i < gln_subjects_count; ++i) {
-        bench_t bench = open_bench(i);
+        gln_bench_t bench = open_bench(i);
 
         for (size_t r = 0; r < sizeof rows / sizeof rows[0]; ++r)
             for (int accumulate = 0; accumulate < 2; ++accumulate) {
@@ -247,13 +248,14 @@ Test(gemm_bits, tn_depends_on_its_rows_alone) {
                 check_tn(&bench, 33, 47, rows[r], accumulate);
                 check_tn(&bench, 128, 96, rows[r], accumulate);
             }
-        close_bench(&bench);
+        gln_bench_close(&bench);
     }
 }
 
-Test(gemm_bits, empty_sum_is_zero) {
+Test(gemm_bits, empty_sum_is_zero)
+{
     for (int i = 0; i < gln_subjects_count; ++i) {
-        bench_t bench = open_bench(i);
+        gln_bench_t bench = open_bench(i);
         gln_kernels_t *kernels = bench.kernels;
 
         for (int variant = 0; variant < 6; ++variant) {
@@ -270,6 +272,6 @@ Test(gemm_bits, empty_sum_is_zero) {
                              "%s, form %d, accumulate %d", bench.subject->name, (int)mode.form,
                              mode.accumulate);
         }
-        close_bench(&bench);
+        gln_bench_close(&bench);
     }
 }

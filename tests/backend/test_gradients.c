@@ -16,13 +16,15 @@ static gln_pool_t *pool;
 static gln_kernels_t *k;
 static gln_record_t record; /* holds the buffers of the test */
 
-static void open_ref(void) {
+static void open_ref(void)
+{
     cr_assert_eq(gln_pool_open(1, &pool), GLN_OK);
     cr_assert_eq(gln_kernels_open(GLN_BACKEND_REF, GLN_F64, pool, &k), GLN_OK);
     gln_record_open(17, &record);
 }
 
-static void close_ref(void) {
+static void close_ref(void)
+{
     gln_record_close(&record);
     gln_kernels_close(k);
     gln_pool_close(pool);
@@ -31,15 +33,18 @@ static void close_ref(void) {
 TestSuite(gradients, .init = open_ref, .fini = close_ref);
 
 /* `count` normal numbers. */
-static double *normal(int64_t count) {
+static double *normal(int64_t count)
+{
     return gln_record_in(&record, "", GLN_F64, count, 1);
 }
 
-static double *zeros(int64_t count) {
+static double *zeros(int64_t count)
+{
     return memset(normal(count), 0, (size_t)count * sizeof(double));
 }
 
-static double dot(const double *a, const double *b, int64_t count) {
+static double dot(const double *a, const double *b, int64_t count)
+{
     double sum = 0;
 
     for (int64_t i = 0; i < count; ++i)
@@ -63,7 +68,8 @@ typedef struct product {
 } product_t;
 
 /* With strides, for NN: lda = K + 2 and so on. */
-static double product_loss(void *ctx) {
+static double product_loss(void *ctx)
+{
     product_t *p = ctx;
     gln_gemm_mode_t mode = {.form = GLN_GEMM_NN};
 
@@ -71,7 +77,8 @@ static double product_loss(void *ctx) {
     return dot(p->c, p->weight, p->g.m * p->g.n);
 }
 
-Test(gradients, gemm) {
+Test(gradients, gemm)
+{
     enum { M = 7, N = 5, K = 11 };
     product_t p = {.a = normal(M * K), .b = normal(K * N), .c = normal(M * N)};
     double *da = normal(M * K), *db = zeros(K * N);
@@ -93,7 +100,8 @@ Test(gradients, gemm) {
 }
 
 /* All forms against the textbook sum, wider than a row accumulator of the reference, two items. */
-Test(gradients, gemm_is_the_textbook_sum) {
+Test(gradients, gemm_is_the_textbook_sum)
+{
     enum { M = 5, N = 300, K = 19, LDA = 25, LDB = 310, LDC = 305, SIDE = 310 };
 
     for (int variant = 0; variant < 6; ++variant) {
@@ -126,14 +134,16 @@ typedef struct norm {
     const double *weight;
 } norm_t;
 
-static double norm_loss(void *ctx) {
+static double norm_loss(void *ctx)
+{
     norm_t *norm = ctx;
 
     cr_assert_eq(k->ops->rmsnorm(k, &norm->args), GLN_OK);
     return dot(norm->args.y, norm->weight, norm->args.n * norm->args.h);
 }
 
-Test(gradients, rmsnorm) {
+Test(gradients, rmsnorm)
+{
     enum { N = 6, H = 300 }; /* wider than a row accumulator of the reference */
     double *x = normal(N * H), *w = normal(H), *y = normal(N * H), *rstd = normal(N);
     double *weight = normal(N * H), *dx = normal(N * H), *dw = normal(H);
@@ -154,7 +164,8 @@ Test(gradients, rmsnorm) {
     CHECK_GRADIENT(norm_loss, &norm, w, dw, H);
 }
 
-Test(gradients, rope_inverse_is_adjoint) {
+Test(gradients, rope_inverse_is_adjoint)
+{
     enum { N = 10, S = 5, HEADS = 3, DH = 8, LD = HEADS * DH + 3 };
     double *x = normal(N * LD), *y = normal(N * LD), *ax = normal(N * LD), *aty = normal(N * LD);
     gln_rope_t args = {.n = N, .s = S, .heads = HEADS, .dh = DH, .x = ax, .ldx = LD, .theta = 100};
@@ -175,7 +186,8 @@ Test(gradients, rope_inverse_is_adjoint) {
 }
 
 /* Row n at position n mod S; element i turns with i + dh/2 by p theta^(-2i/dh). */
-Test(gradients, rope_angles) {
+Test(gradients, rope_angles)
+{
     enum { N = 7, S = 4, DH = 6 };
     double *x = zeros(N * DH);
     gln_rope_t args = {.n = N, .s = S, .heads = 1, .dh = DH, .x = x, .ldx = DH, .theta = 50};
@@ -198,7 +210,8 @@ typedef struct attention {
     const double *weight;
 } attention_t;
 
-static double attention_loss(void *ctx) {
+static double attention_loss(void *ctx)
+{
     attention_t *attention = ctx;
     const gln_attention_t *args = &attention->args;
 
@@ -207,7 +220,8 @@ static double attention_loss(void *ctx) {
 }
 
 /* Gradients of q, k and v lie in one array like q, k and v do. */
-static void check_attention(int64_t sequences, int64_t s, int heads, int kv_heads, int dh) {
+static void check_attention(int64_t sequences, int64_t s, int heads, int kv_heads, int dh)
+{
     int64_t rows = sequences * s, width = (int64_t)(heads + 2 * kv_heads) * dh, ld = width + 3;
     double *qkv = normal(rows * ld), *dqkv = zeros(rows * ld), *out = normal(rows * heads * dh);
     double *weight = normal(rows * heads * dh);
@@ -234,7 +248,8 @@ static void check_attention(int64_t sequences, int64_t s, int heads, int kv_head
     CHECK_GRADIENT(attention_loss, &attention, qkv, dqkv, rows * ld); /* 0 between the rows */
 }
 
-Test(gradients, attention) {
+Test(gradients, attention)
+{
     check_attention(2, 5, 4, 2, 6);
     check_attention(1, 9, 6, 2, 3);
     check_attention(3, 4, 2, 2, 5);
@@ -243,7 +258,8 @@ Test(gradients, attention) {
 }
 
 /* Against the formula written out with an S x S matrix. */
-Test(gradients, attention_is_causal_softmax) {
+Test(gradients, attention_is_causal_softmax)
+{
     enum { S = 6, HEADS = 4, KV = 2, DH = 3, LD = (HEADS + 2 * KV) * DH };
     double *qkv = normal(S * LD), *out = normal(S * HEADS * DH), *lse = normal(S * HEADS);
     gln_attention_t args = {.sequences = 1,
@@ -284,7 +300,8 @@ typedef struct gated {
     const double *w, *weight;
 } gated_t;
 
-static double gated_loss(void *ctx) {
+static double gated_loss(void *ctx)
+{
     gated_t *gated = ctx;
     int64_t f = gated->args.f;
     double loss = 0;
@@ -296,7 +313,8 @@ static double gated_loss(void *ctx) {
     return loss;
 }
 
-static void check_swiglu(int weighted) {
+static void check_swiglu(int weighted)
+{
     enum { N = 7, F = 9 };
     double *hgu = normal(N * 2 * F), *act = normal(N * F), *weight = normal(N * F);
     double *w = weighted ? normal(N) : NULL, *dhgu = normal(N * 2 * F), *act_w = normal(N * F);
@@ -313,18 +331,21 @@ static void check_swiglu(int weighted) {
     if (weighted) CHECK_GRADIENT(gated_loss, &gated, w, a, N);
 }
 
-Test(gradients, swiglu) {
+Test(gradients, swiglu)
+{
     check_swiglu(0);
 }
 
-Test(gradients, swiglu_with_route_weights) {
+Test(gradients, swiglu_with_route_weights)
+{
     check_swiglu(1);
 }
 
 /* ---- moving rows ------------------------------------------------------------------------- */
 
 /* Routes j carry token token[j] with weight[j]: gather by token and weight, against combine. */
-Test(gradients, combine_is_adjoint_of_gather) {
+Test(gradients, combine_is_adjoint_of_gather)
+{
     enum { TOKENS = 9, ROUTES = 20, H = 6 };
     double *x = normal(TOKENS * H), *y = normal(ROUTES * H), *weight = normal(ROUTES);
     double *ax = normal(ROUTES * H), *aty = normal(TOKENS * H);
@@ -364,7 +385,8 @@ Test(gradients, combine_is_adjoint_of_gather) {
     CHECK_ADJOINT(dot(ax, y, ROUTES * H), dot(x, aty, TOKENS * H), ROUTES * H);
 }
 
-Test(gradients, gather_of_no_row_is_zeros) {
+Test(gradients, gather_of_no_row_is_zeros)
+{
     double x[4] = {1, 2, 3, 4}, out[6] = {9, 9, 9, 9, 9, 9};
     int32_t index[3] = {1, -1, 0};
     gln_gather_t args = {.n = 3, .h = 2, .x = x, .index = index, .out = out};
@@ -374,7 +396,8 @@ Test(gradients, gather_of_no_row_is_zeros) {
     cr_expect_arr_eq(out, want, sizeof want);
 }
 
-Test(gradients, embed) {
+Test(gradients, embed)
+{
     enum { N = 12, H = 5, V = 6 };
     double *table = normal(V * H), *dout = normal(N * H), *out = normal(N * H);
     double *dtable = normal(V * H), *before = normal(V * H);
@@ -398,7 +421,8 @@ typedef struct entropy {
     gln_cross_entropy_t args;
 } entropy_t;
 
-static double entropy_loss(void *ctx) {
+static double entropy_loss(void *ctx)
+{
     gln_cross_entropy_t args = ((entropy_t *)ctx)->args;
     double sum = 0;
 
@@ -409,7 +433,8 @@ static double entropy_loss(void *ctx) {
     return args.scale * sum;
 }
 
-Test(gradients, cross_entropy) {
+Test(gradients, cross_entropy)
+{
     enum { N = 8, V = 13 };
     double *logits = normal(N * V), *dlogits = normal(N * V), *loss = normal(N);
     int32_t *target = gln_record_ints(&record, "", N, 0, V);
@@ -439,7 +464,8 @@ Test(gradients, cross_entropy) {
 }
 
 /* Logits of any size: no overflow, and the loss stays exact. */
-Test(gradients, cross_entropy_of_large_logits) {
+Test(gradients, cross_entropy_of_large_logits)
+{
     double logits[3] = {5000, 4000, 5000}, loss, dlogits[3];
     int32_t target = 1;
     gln_cross_entropy_t args = {.n = 1,
@@ -458,7 +484,8 @@ Test(gradients, cross_entropy_of_large_logits) {
 
 /* Six steps of one parameter at a time, as the paper writes algorithm 2, with the decay coupled to
  * the learning rate; moments are sums over all past gradients here, not recurrences. */
-Test(gradients, adamw) {
+Test(gradients, adamw)
+{
     enum { N = 5, STEPS = 6 };
     const double lr = 0.02, b1 = 0.9, b2 = 0.99, eps = 1e-6, decay = 0.1, scale = 0.5;
     double *w = normal(N), *m = zeros(N), *v = zeros(N), *g = normal(N * STEPS);
@@ -499,7 +526,8 @@ Test(gradients, adamw) {
     }
 }
 
-Test(gradients, sum_squares) {
+Test(gradients, sum_squares)
+{
     enum { N = 10001 };
     double *x = normal(N), sum;
 
@@ -508,13 +536,15 @@ Test(gradients, sum_squares) {
 }
 
 /* The checker itself: a wrong gradient is seen. */
-static double cube(void *ctx) {
+static double cube(void *ctx)
+{
     double x = *(double *)ctx;
 
     return x * x * x;
 }
 
-Test(gradients, checker_sees_a_wrong_gradient) {
+Test(gradients, checker_sees_a_wrong_gradient)
+{
     double x = 1.5, right = 3 * x * x, wrong = right * 1.0001, nothing = NAN;
 
     cr_expect(gln_gradient_error(cube, &x, &x, &right, 1) < GLN_GRADIENT_TOLERANCE);

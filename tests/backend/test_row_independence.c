@@ -12,32 +12,21 @@
 
 #define ROWS 300
 
-typedef struct bench {
-    const gln_subject_t *subject;
-    gln_pool_t *pool;
-    gln_kernels_t *kernels;
-} bench_t;
+static gln_bench_t open_bench(int subject)
+{
+    gln_bench_t bench;
 
-static bench_t open_bench(int subject) {
-    bench_t bench = {.subject = &gln_subjects[subject]};
-
-    cr_assert_eq(gln_pool_open(2, &bench.pool), GLN_OK);
-    cr_assert_eq(
-        gln_kernels_open(bench.subject->backend, bench.subject->dtype, bench.pool, &bench.kernels),
-        GLN_OK, "%s: %s", bench.subject->name, gln_last_error());
+    cr_assert_eq(gln_bench_open(&gln_subjects[subject], 2, &bench), GLN_OK, "%s: %s",
+                 gln_subjects[subject].name, gln_last_error());
     return bench;
-}
-
-static void close_bench(bench_t *bench) {
-    gln_kernels_close(bench->kernels);
-    gln_pool_close(bench->pool);
 }
 
 /* ---- row-wise operations, in pieces ------------------------------------------------------ */
 
 /* Piece `i` of rows [0, rows): all of them, or 1, 2, 3, 5, 7, 16, 33, 1, ... Returns 0 at the end.
  */
-static int next_piece(int whole, int64_t rows, int i, int64_t *start, int64_t *count) {
+static int next_piece(int whole, int64_t rows, int i, int64_t *start, int64_t *count)
+{
     static const int64_t sizes[] = {1, 2, 3, 5, 7, 16, 33};
 
     *start = i == 0 ? 0 : *start + *count;
@@ -52,11 +41,12 @@ static int next_piece(int whole, int64_t rows, int i, int64_t *start, int64_t *c
 
 typedef void (*pieces_fn)(gln_kernels_t *k, int whole, int64_t width, gln_record_t *record);
 
-static void check_pieces(pieces_fn call) {
+static void check_pieces(pieces_fn call)
+{
     static const int64_t widths[] = {1, 7, 70, 512};
 
     for (int i = 0; i < gln_subjects_count; ++i) {
-        bench_t bench = open_bench(i);
+        gln_bench_t bench = open_bench(i);
 
         for (int w = 0; w < 4; ++w) {
             gln_record_t whole, pieces;
@@ -72,17 +62,19 @@ static void check_pieces(pieces_fn call) {
             gln_record_close(&whole);
             gln_record_close(&pieces);
         }
-        close_bench(&bench);
+        gln_bench_close(&bench);
     }
 }
 
-static void rmsnorm_pieces(gln_kernels_t *k, int whole, int64_t h, gln_record_t *record) {
+static void rmsnorm_pieces(gln_kernels_t *k, int whole, int64_t h, gln_record_t *record)
+{
     char *x = gln_record_in(record, "x", k->dtype, ROWS * h, 1);
     char *w = gln_record_in(record, "w", k->acc, h, 1);
     char *y = gln_record_out(record, "y", k->dtype, ROWS * h, 0);
     char *rstd = gln_record_out(record, "rstd", k->acc, ROWS, 0);
 
-    FOR_PIECES(whole, ROWS) {
+    FOR_PIECES(whole, ROWS)
+    {
         gln_rmsnorm_t args = {.n = count,
                               .h = h,
                               .x = gln_at(x, start * h, k->dtype),
@@ -95,12 +87,14 @@ static void rmsnorm_pieces(gln_kernels_t *k, int whole, int64_t h, gln_record_t 
     }
 }
 
-Test(row_independence, rmsnorm) {
+Test(row_independence, rmsnorm)
+{
     check_pieces(rmsnorm_pieces);
 }
 
 /* dw sums over rows and is left out. */
-static void rmsnorm_backward_pieces(gln_kernels_t *k, int whole, int64_t h, gln_record_t *record) {
+static void rmsnorm_backward_pieces(gln_kernels_t *k, int whole, int64_t h, gln_record_t *record)
+{
     char *x = gln_record_in(record, "x", k->dtype, ROWS * h, 1);
     char *dy = gln_record_in(record, "dy", k->dtype, ROWS * h, 1);
     char *w = gln_record_in(record, "w", k->acc, h, 1);
@@ -109,7 +103,8 @@ static void rmsnorm_backward_pieces(gln_kernels_t *k, int whole, int64_t h, gln_
     gln_record_t scratch = {.seed = 1};
     char *dw = gln_record_out(&scratch, "dw", k->acc, h, 0);
 
-    FOR_PIECES(whole, ROWS) {
+    FOR_PIECES(whole, ROWS)
+    {
         gln_rmsnorm_backward_t args = {.n = count,
                                        .h = h,
                                        .dy = gln_at(dy, start * h, k->dtype),
@@ -124,17 +119,20 @@ static void rmsnorm_backward_pieces(gln_kernels_t *k, int whole, int64_t h, gln_
     gln_record_close(&scratch);
 }
 
-Test(row_independence, rmsnorm_backward) {
+Test(row_independence, rmsnorm_backward)
+{
     check_pieces(rmsnorm_backward_pieces);
 }
 
 /* A piece must start at position 0: pieces of whole sequences of 6 rows. */
-static void rope_pieces(gln_kernels_t *k, int whole, int64_t width, gln_record_t *record) {
+static void rope_pieces(gln_kernels_t *k, int whole, int64_t width, gln_record_t *record)
+{
     enum { S = 6, HEADS = 3 };
     int64_t ldx = HEADS * 2 * width + 5;
     char *x = gln_record_out(record, "x", k->dtype, ROWS * ldx, 0);
 
-    FOR_PIECES(whole, ROWS / S) {
+    FOR_PIECES(whole, ROWS / S)
+    {
         gln_rope_t args = {.n = S * count,
                            .s = S,
                            .heads = HEADS,
@@ -147,12 +145,14 @@ static void rope_pieces(gln_kernels_t *k, int whole, int64_t width, gln_record_t
     }
 }
 
-Test(row_independence, rope) {
+Test(row_independence, rope)
+{
     check_pieces(rope_pieces);
 }
 
 /* Attention sums over a sequence: a sequence's result is its own. */
-static void attention_pieces(gln_kernels_t *k, int whole, int64_t width, gln_record_t *record) {
+static void attention_pieces(gln_kernels_t *k, int whole, int64_t width, gln_record_t *record)
+{
     enum { S = 25, SEQUENCES = 8, HEADS = 4, KV_HEADS = 2 };
     int64_t dh = width < 64 ? width : 64, ld = (HEADS + 2 * KV_HEADS) * dh, out_ld = HEADS * dh;
     char *qkv = gln_record_in(record, "qkv", k->dtype, S * SEQUENCES * ld, 1);
@@ -161,7 +161,8 @@ static void attention_pieces(gln_kernels_t *k, int whole, int64_t width, gln_rec
     char *lse = gln_record_out(record, "lse", k->acc, S * SEQUENCES * HEADS, 0);
     char *dqkv = gln_record_out(record, "dqkv", k->dtype, S * SEQUENCES * ld, 0);
 
-    FOR_PIECES(whole, SEQUENCES) {
+    FOR_PIECES(whole, SEQUENCES)
+    {
         int64_t row = start * S;
         char *q = gln_at(qkv, row * ld, k->dtype), *dq = gln_at(dqkv, row * ld, k->dtype);
         gln_attention_backward_t args = {
@@ -186,11 +187,13 @@ static void attention_pieces(gln_kernels_t *k, int whole, int64_t width, gln_rec
     }
 }
 
-Test(row_independence, attention_by_sequence) {
+Test(row_independence, attention_by_sequence)
+{
     check_pieces(attention_pieces);
 }
 
-static void swiglu_pieces(gln_kernels_t *k, int whole, int64_t f, gln_record_t *record) {
+static void swiglu_pieces(gln_kernels_t *k, int whole, int64_t f, gln_record_t *record)
+{
     char *hgu = gln_record_in(record, "hgu", k->dtype, ROWS * 2 * f, 2);
     char *dact = gln_record_in(record, "dact", k->dtype, ROWS * f, 1);
     char *w = gln_record_in(record, "w", k->acc, ROWS, 1);
@@ -199,7 +202,8 @@ static void swiglu_pieces(gln_kernels_t *k, int whole, int64_t f, gln_record_t *
     char *act_w = gln_record_out(record, "act_w", k->dtype, ROWS * f, 0);
     char *a = gln_record_out(record, "a", k->acc, ROWS, 0);
 
-    FOR_PIECES(whole, ROWS) {
+    FOR_PIECES(whole, ROWS)
+    {
         gln_swiglu_t args = {.n = count,
                              .f = f,
                              .hgu = gln_at(hgu, start * 2 * f, k->dtype),
@@ -218,11 +222,13 @@ static void swiglu_pieces(gln_kernels_t *k, int whole, int64_t f, gln_record_t *
     }
 }
 
-Test(row_independence, swiglu) {
+Test(row_independence, swiglu)
+{
     check_pieces(swiglu_pieces);
 }
 
-static void combine_pieces(gln_kernels_t *k, int whole, int64_t h, gln_record_t *record) {
+static void combine_pieces(gln_kernels_t *k, int whole, int64_t h, gln_record_t *record)
+{
     enum { SOURCES = 50, TERMS = 3 };
     char *rows = gln_record_in(record, "rows", k->dtype, SOURCES * h, 1);
     char *weight = gln_record_in(record, "weight", k->acc, ROWS * TERMS, 1);
@@ -233,7 +239,8 @@ static void combine_pieces(gln_kernels_t *k, int whole, int64_t h, gln_record_t 
 
     for (int32_t i = 0; i <= ROWS; ++i)
         offset[i] = i * TERMS;
-    FOR_PIECES(whole, ROWS) {
+    FOR_PIECES(whole, ROWS)
+    {
         gln_combine_t args = {.n = count,
                               .h = h,
                               .rows = rows,
@@ -252,17 +259,20 @@ static void combine_pieces(gln_kernels_t *k, int whole, int64_t h, gln_record_t 
     }
 }
 
-Test(row_independence, combine_and_gather) {
+Test(row_independence, combine_and_gather)
+{
     check_pieces(combine_pieces);
 }
 
-static void cross_entropy_pieces(gln_kernels_t *k, int whole, int64_t v, gln_record_t *record) {
+static void cross_entropy_pieces(gln_kernels_t *k, int whole, int64_t v, gln_record_t *record)
+{
     char *logits = gln_record_in(record, "logits", k->acc, ROWS * v, 3);
     int32_t *target = gln_record_ints(record, "target", ROWS, -1, (int32_t)v);
     char *loss = gln_record_out(record, "loss", k->acc, ROWS, 0);
     char *dlogits = gln_record_out(record, "dlogits", k->dtype, ROWS * v, 0);
 
-    FOR_PIECES(whole, ROWS) {
+    FOR_PIECES(whole, ROWS)
+    {
         gln_cross_entropy_t args = {.n = count,
                                     .v = v,
                                     .logits = gln_at(logits, start * v, k->acc),
@@ -275,12 +285,14 @@ static void cross_entropy_pieces(gln_kernels_t *k, int whole, int64_t v, gln_rec
     }
 }
 
-Test(row_independence, cross_entropy) {
+Test(row_independence, cross_entropy)
+{
     check_pieces(cross_entropy_pieces);
 }
 
 /* A shard of the optimizer's state computes what the whole would. */
-static void adamw_pieces(gln_kernels_t *k, int whole, int64_t width, gln_record_t *record) {
+static void adamw_pieces(gln_kernels_t *k, int whole, int64_t width, gln_record_t *record)
+{
     int64_t total = ROWS * width;
     char *w = gln_record_out(record, "w", k->acc, total, 0);
     char *m = gln_record_out(record, "m", k->acc, total, 0);
@@ -294,7 +306,8 @@ static void adamw_pieces(gln_kernels_t *k, int whole, int64_t width, gln_record_
 
         gln_store(v, i, k->acc, value * value);
     }
-    FOR_PIECES(whole, total) {
+    FOR_PIECES(whole, total)
+    {
         gln_adamw_t args = {.n = count,
                             .w = gln_at(w, start, k->acc),
                             .m = gln_at(m, start, k->acc),
@@ -314,6 +327,7 @@ static void adamw_pieces(gln_kernels_t *k, int whole, int64_t width, gln_record_
     }
 }
 
-Test(row_independence, adamw_and_add) {
+Test(row_independence, adamw_and_add)
+{
     check_pieces(adamw_pieces);
 }

@@ -4,7 +4,8 @@
 #include "base/log.h"
 #include "tests/support/subjects.h"
 
-static void call_all(gln_kernels_t *k) {
+static void call_all(gln_kernels_t *k)
+{
     const gln_kernel_ops_t *ops = k->ops;
     gln_attention_backward_t attention = {
         .forward = {.s = 4, .heads = 4, .kv_heads = 2, .dh = 8, .ldqkv = 64}};
@@ -35,16 +36,14 @@ static void call_all(gln_kernels_t *k) {
     cr_expect_eq(sum, 0);
 }
 
-Test(zero_counts, every_operation) {
+Test(zero_counts, every_operation)
+{
     for (int i = 0; i < gln_subjects_count; ++i) {
-        gln_pool_t *pool;
-        gln_kernels_t *k;
+        gln_bench_t bench;
 
-        cr_assert_eq(gln_pool_open(2, &pool), GLN_OK);
-        cr_assert_eq(gln_kernels_open(gln_subjects[i].backend, gln_subjects[i].dtype, pool, &k),
-                     GLN_OK, "%s: %s", gln_subjects[i].name, gln_last_error());
-        call_all(k);
-        gln_kernels_close(k);
-        gln_pool_close(pool);
+        cr_assert_eq(gln_bench_open(&gln_subjects[i], 2, &bench), GLN_OK, "%s: %s",
+                     gln_subjects[i].name, gln_last_error());
+        call_all(bench.kernels);
+        gln_bench_close(&bench);
     }
 }

@@ -6,7 +6,8 @@
 
 static _Thread_local char message[256];
 
-double gln_tolerance(gln_dtype_t dtype) {
+double gln_tolerance(gln_dtype_t dtype)
+{
     switch (dtype) {
     case GLN_F32:
         return 5e-6;
@@ -18,8 +19,8 @@ double gln_tolerance(gln_dtype_t dtype) {
     return 0;
 }
 
-int gln_close_to(gln_dtype_t dtype, const void *got, const void *want, int64_t count,
-                 double scale) {
+int gln_close_to(gln_dtype_t dtype, const void *got, const void *want, int64_t count, double scale)
+{
     double tolerance = gln_tolerance(dtype), worst = 1.0;
     int close = 1;
 
@@ -38,6 +39,7 @@ int gln_close_to(gln_dtype_t dtype, const void *got, const void *want, int64_t c
     return close;
 }
 
-const char *gln_close_message(void) {
+const char *gln_close_message(void)
+{
     return message;
 }

@@ -10,7 +10,8 @@
 
 enum { USE_FILL, USE_INTS, USE_SIZE, USE_RANDOM };
 
-uint64_t gln_test_seed(void) {
+uint64_t gln_test_seed(void)
+{
     static uint64_t seed;
     static int known;
 
@@ -30,7 +31,8 @@ uint64_t gln_test_seed(void) {
 }
 
 void gln_fill_normal(gln_dtype_t dtype, uint64_t seed, uint64_t stream, double mean,
-                     double deviation, int64_t count, void *out) {
+                     double deviation, int64_t count, void *out)
+{
     uint64_t id = gln_rng_stream(GLN_RNG_TEST, USE_FILL, stream);
 
     for (int64_t i = 0; i < count; ++i)
@@ -38,7 +40,8 @@ void gln_fill_normal(gln_dtype_t dtype, uint64_t seed, uint64_t stream, double m
 }
 
 void gln_fill_int32(uint64_t seed, uint64_t stream, int32_t low, int32_t high, int64_t count,
-                    int32_t *out) {
+                    int32_t *out)
+{
     uint64_t id = gln_rng_stream(GLN_RNG_TEST, USE_INTS, stream);
 
     for (int64_t i = 0; i < count; ++i)
@@ -46,7 +49,8 @@ void gln_fill_int32(uint64_t seed, uint64_t stream, int32_t low, int32_t high, i
             (int32_t)(low + (int64_t)(gln_rng_u64(seed, id, (uint64_t)i) % (uint64_t)(high - low)));
 }
 
-int64_t gln_odd_size(uint64_t seed, uint64_t index, int64_t max) {
+int64_t gln_odd_size(uint64_t seed, uint64_t index, int64_t max)
+{
     uint64_t id = gln_rng_stream(GLN_RNG_TEST, USE_SIZE, index);
     uint64_t kind = gln_rng_u64(seed, id, 0) % 4, bits = gln_rng_u64(seed, id, 1);
     int64_t size, power = 1;
@@ -66,7 +70,8 @@ int64_t gln_odd_size(uint64_t seed, uint64_t index, int64_t max) {
     return size < 1 ? 1 : size > max ? max : size;
 }
 
-int64_t gln_random_int(uint64_t seed, uint64_t index, int64_t low, int64_t high) {
+int64_t gln_random_int(uint64_t seed, uint64_t index, int64_t low, int64_t high)
+{
     uint64_t id = gln_rng_stream(GLN_RNG_TEST, USE_RANDOM, index);
 
     return low + (int64_t)(gln_rng_u64(seed, id, 0) % (uint64_t)(high - low));

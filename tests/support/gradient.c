@@ -7,7 +7,8 @@
 #define STEP 1e-5
 #define ELEMENTS_MAX 400
 
-double gln_finite_difference(gln_scalar_fn f, void *ctx, double *x, double step) {
+double gln_finite_difference(gln_scalar_fn f, void *ctx, double *x, double step)
+{
     double at = *x, high, low, above, below;
 
     *x = above = at + step;
@@ -19,7 +20,8 @@ double gln_finite_difference(gln_scalar_fn f, void *ctx, double *x, double step)
 }
 
 double gln_gradient_error(gln_scalar_fn f, void *ctx, double *x, const double *gradient,
-                          int64_t count) {
+                          int64_t count)
+{
     int64_t stride = count / ELEMENTS_MAX + 1;
     double squares = 0, typical, worst = 0;
 

@@ -11,16 +11,19 @@
 enum { ROWS, WIDTH, GAP, COUNT, KIND, ITEMS = 100 };
 
 /* 0 rows, 1 row, then any number. */
-static int64_t rows_of(const gln_record_t *record, int variant, int64_t max) {
+static int64_t rows_of(const gln_record_t *record, int variant, int64_t max)
+{
     return variant < 2 ? variant : gln_odd_size(record->seed, ROWS, max);
 }
 
-static int64_t width_of(const gln_record_t *record, int64_t max) {
+static int64_t width_of(const gln_record_t *record, int64_t max)
+{
     return gln_odd_size(record->seed, WIDTH, max);
 }
 
 /* A stride that is often larger than the width. */
-static int64_t stride_of(const gln_record_t *record, uint64_t index, int64_t width) {
+static int64_t stride_of(const gln_record_t *record, uint64_t index, int64_t width)
+{
     int64_t gap = gln_random_int(record->seed, GAP + 16 * index, -4, 12);
 
     return width + (gap > 0 ? gap : 0);
@@ -33,7 +36,8 @@ static int64_t stride_of(const gln_record_t *record, uint64_t index, int64_t wid
 
 /* A is rows_a x columns_a as stored, and so on; some items have no rows. */
 static gln_gemm_t gemm_item(gln_record_t *record, gln_gemm_mode_t mode, gln_dtype_t dtype,
-                            gln_dtype_t dtype_c, uint64_t item) {
+                            gln_dtype_t dtype_c, uint64_t item)
+{
     uint64_t index = ITEMS + 8 * item;
     int64_t rows = gln_random_int(record->seed, index, 0, 4) == 0
                        ? gln_random_int(record->seed, index + 1, 0, 2)
@@ -55,8 +59,8 @@ static gln_gemm_t gemm_item(gln_record_t *record, gln_gemm_mode_t mode, gln_dtyp
 }
 
 /* Variants: 3 forms x accumulate x c_acc. */
-gln_status_t gln_case_gemm(gln_kernels_t *k, gln_kernels_t *ref, int variant,
-                           gln_record_t *record) {
+gln_status_t gln_case_gemm(gln_kernels_t *k, gln_kernels_t *ref, int variant, gln_record_t *record)
+{
     gln_gemm_mode_t mode = {.form = (gln_gemm_form_t)(variant % 3),
                             .accumulate = variant / 3 % 2,
                             .c_acc = variant / 6 % 2};
@@ -71,7 +75,8 @@ gln_status_t gln_case_gemm(gln_kernels_t *k, gln_kernels_t *ref, int variant,
 
 /* ---- row-wise operations ----------------------------------------------------------------- */
 gln_status_t gln_case_rmsnorm(gln_kernels_t *k, gln_kernels_t *ref, int variant,
-                              gln_record_t *record) {
+                              gln_record_t *record)
+{
     gln_rmsnorm_t args = {
         .n = rows_of(record, variant, 300), .h = width_of(record, 600), .eps = 1e-5};
 
@@ -84,7 +89,8 @@ gln_status_t gln_case_rmsnorm(gln_kernels_t *k, gln_kernels_t *ref, int variant,
 }
 
 gln_status_t gln_case_rmsnorm_backward(gln_kernels_t *k, gln_kernels_t *ref, int variant,
-                                       gln_record_t *record) {
+                                       gln_record_t *record)
+{
     int64_t n = rows_of(record, variant, 300), h = width_of(record, 600);
     gln_rmsnorm_t forward = {.n = n, .h = h, .eps = 1e-5};
     gln_rmsnorm_backward_t args = {.n = n, .h = h};
@@ -102,8 +108,8 @@ gln_status_t gln_case_rmsnorm_backward(gln_kernels_t *k, gln_kernels_t *ref, int
     return status != GLN_OK ? status : k->ops->rmsnorm_backward(k, &args);
 }
 
-gln_status_t gln_case_rope(gln_kernels_t *k, gln_kernels_t *ref, int variant,
-                           gln_record_t *record) {
+gln_status_t gln_case_rope(gln_kernels_t *k, gln_kernels_t *ref, int variant, gln_record_t *record)
+{
     gln_rope_t args = {.n = rows_of(record, variant, 300),
                        .s = gln_odd_size(record->seed, COUNT, 300),
                        .heads = (int)gln_odd_size(record->seed, KIND, 5),
@@ -119,7 +125,8 @@ gln_status_t gln_case_rope(gln_kernels_t *k, gln_kernels_t *ref, int variant,
 
 /* Variants 0 to 2: no sequence, empty sequences, one row each. */
 static gln_attention_t attention_args(gln_kernels_t *k, int variant, gln_record_t *record,
-                                      int is_output) {
+                                      int is_output)
+{
     int kv_heads = (int)gln_random_int(record->seed, COUNT, 1, 4);
     gln_attention_t args = {
         .sequences = variant == 0 ? 0 : gln_random_int(record->seed, ROWS, 1, 4),
@@ -143,7 +150,8 @@ static gln_attention_t attention_args(gln_kernels_t *k, int variant, gln_record_
 }
 
 gln_status_t gln_case_attention(gln_kernels_t *k, gln_kernels_t *ref, int variant,
-                                gln_record_t *record) {
+                                gln_record_t *record)
+{
     gln_attention_t args = attention_args(k, variant, record, 1);
 
     (void)ref;
@@ -151,7 +159,8 @@ gln_status_t gln_case_attention(gln_kernels_t *k, gln_kernels_t *ref, int varian
 }
 
 gln_status_t gln_case_attention_backward(gln_kernels_t *k, gln_kernels_t *ref, int variant,
-                                         gln_record_t *record) {
+                                         gln_record_t *record)
+{
     gln_attention_backward_t args = {.forward = attention_args(k, variant, record, 0)};
     const gln_attention_t *forward = &args.forward;
     int64_t rows = forward->sequences * forward->s, heads = forward->heads, dh = forward->dh;
@@ -166,7 +175,8 @@ gln_status_t gln_case_attention_backward(gln_kernels_t *k, gln_kernels_t *ref, i
 }
 
 gln_status_t gln_case_swiglu(gln_kernels_t *k, gln_kernels_t *ref, int variant,
-                             gln_record_t *record) {
+                             gln_record_t *record)
+{
     gln_swiglu_t args = {.n = rows_of(record, variant, 300), .f = width_of(record, 300)};
 
     (void)ref;
@@ -177,7 +187,8 @@ gln_status_t gln_case_swiglu(gln_kernels_t *k, gln_kernels_t *ref, int variant,
 
 /* Odd variants have weights. */
 gln_status_t gln_case_swiglu_backward(gln_kernels_t *k, gln_kernels_t *ref, int variant,
-                                      gln_record_t *record) {
+                                      gln_record_t *record)
+{
     gln_swiglu_backward_t args = {.n = rows_of(record, variant, 300), .f = width_of(record, 300)};
     int64_t count = args.n * args.f;
 
@@ -195,7 +206,8 @@ gln_status_t gln_case_swiglu_backward(gln_kernels_t *k, gln_kernels_t *ref, int 
 
 /* ---- moving rows ------------------------------------------------------------------------- */
 gln_status_t gln_case_gather(gln_kernels_t *k, gln_kernels_t *ref, int variant,
-                             gln_record_t *record) {
+                             gln_record_t *record)
+{
     int64_t rows = gln_odd_size(record->seed, COUNT, 100);
     gln_gather_t args = {.n = rows_of(record, variant, 500), .h = width_of(record, 300)};
 
@@ -208,7 +220,8 @@ gln_status_t gln_case_gather(gln_kernels_t *k, gln_kernels_t *ref, int variant,
 
 /* Odd variants have weights. A third of the ranges is empty. */
 gln_status_t gln_case_combine(gln_kernels_t *k, gln_kernels_t *ref, int variant,
-                              gln_record_t *record) {
+                              gln_record_t *record)
+{
     int64_t rows = gln_odd_size(record->seed, COUNT, 100);
     gln_combine_t args = {.n = rows_of(record, variant, 300), .h = width_of(record, 300)};
     int32_t *lengths = gln_record_ints(record, "offset", args.n + 1, -2, 5), end = 0;
@@ -228,8 +241,8 @@ gln_status_t gln_case_combine(gln_kernels_t *k, gln_kernels_t *ref, int variant,
     return k->ops->combine(k, &args);
 }
 
-gln_status_t gln_case_embed(gln_kernels_t *k, gln_kernels_t *ref, int variant,
-                            gln_record_t *record) {
+gln_status_t gln_case_embed(gln_kernels_t *k, gln_kernels_t *ref, int variant, gln_record_t *record)
+{
     gln_embed_t args = {.n = rows_of(record, variant, 300),
                         .h = width_of(record, 300),
                         .v = gln_odd_size(record->seed, COUNT, 90)};
@@ -242,7 +255,8 @@ gln_status_t gln_case_embed(gln_kernels_t *k, gln_kernels_t *ref, int variant,
 }
 
 gln_status_t gln_case_embed_backward(gln_kernels_t *k, gln_kernels_t *ref, int variant,
-                                     gln_record_t *record) {
+                                     gln_record_t *record)
+{
     gln_embed_backward_t args = {.n = rows_of(record, variant, 600),
                                  .h = width_of(record, 300),
                                  .v = gln_odd_size(record->seed, COUNT, 90)};
@@ -257,7 +271,8 @@ gln_status_t gln_case_embed_backward(gln_kernels_t *k, gln_kernels_t *ref, int v
 /* ---- loss, optimizer, elementwise -------------------------------------------------------- */
 /* Variants: dlogits apart, none, and where dtype equals acc in place. */
 gln_status_t gln_case_cross_entropy(gln_kernels_t *k, gln_kernels_t *ref, int variant,
-                                    gln_record_t *record) {
+                                    gln_record_t *record)
+{
     gln_cross_entropy_t args = {.n = rows_of(record, variant, 200),
                                 .v = width_of(record, 700),
                                 .scale = variant % 2 ? 1 : 1.0 / 64};
@@ -278,8 +293,8 @@ gln_status_t gln_case_cross_entropy(gln_kernels_t *k, gln_kernels_t *ref, int va
     return k->ops->cross_entropy(k, &args);
 }
 
-gln_status_t gln_case_adamw(gln_kernels_t *k, gln_kernels_t *ref, int variant,
-                            gln_record_t *record) {
+gln_status_t gln_case_adamw(gln_kernels_t *k, gln_kernels_t *ref, int variant, gln_record_t *record)
+{
     int64_t n = rows_of(record, variant, 70000);
     gln_adamw_t args = {.n = n,
                         .lr = 1e-2,
@@ -306,7 +321,8 @@ gln_status_t gln_case_adamw(gln_kernels_t *k, gln_kernels_t *ref, int variant,
     return k->ops->adamw(k, &args);
 }
 
-gln_status_t gln_case_add(gln_kernels_t *k, gln_kernels_t *ref, int variant, gln_record_t *record) {
+gln_status_t gln_case_add(gln_kernels_t *k, gln_kernels_t *ref, int variant, gln_record_t *record)
+{
     int64_t n = rows_of(record, variant, 70000);
     const void *x = gln_record_in(record, "x", k->dtype, n, 1);
     void *y = gln_record_out(record, "y", k->dtype, n, 0);
@@ -316,7 +332,8 @@ gln_status_t gln_case_add(gln_kernels_t *k, gln_kernels_t *ref, int variant, gln
 }
 
 gln_status_t gln_case_sum_squares(gln_kernels_t *k, gln_kernels_t *ref, int variant,
-                                  gln_record_t *record) {
+                                  gln_record_t *record)
+{
     int64_t n = rows_of(record, variant, 70000);
     const void *x = gln_record_in(record, "x", k->acc, n, 1);
     double *out = gln_record_out(record, "sum", GLN_F64, 1, 1);

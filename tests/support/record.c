@@ -14,18 +14,21 @@
 
 static _Thread_local char message[512];
 
-void gln_record_open(uint64_t seed, gln_record_t *record) {
+void gln_record_open(uint64_t seed, gln_record_t *record)
+{
     *record = (gln_record_t){.seed = seed};
 }
 
-void gln_record_close(gln_record_t *record) {
+void gln_record_close(gln_record_t *record)
+{
     for (int i = 0; i < record->buffers_count; ++i)
         free(record->buffers[i].block);
     record->buffers_count = 0;
 }
 
 static gln_record_buffer_t *add_buffer(gln_record_t *record, const char *name, size_t element_bytes,
-                                       int64_t count) {
+                                       int64_t count)
+{
     gln_record_buffer_t *buffer = &record->buffers[record->buffers_count];
     size_t offset = (size_t)(record->buffers_count % 4) * element_bytes;
     size_t bytes = offset + (size_t)(count + GUARD_ELEMENTS) * element_bytes;
@@ -40,7 +43,8 @@ static gln_record_buffer_t *add_buffer(gln_record_t *record, const char *name, s
 }
 
 static void *add_reals(gln_record_t *record, const char *name, gln_dtype_t dtype, int64_t count,
-                       double deviation, double scale) {
+                       double deviation, double scale)
+{
     gln_record_buffer_t *buffer = add_buffer(record, name, gln_dtype_bytes(dtype), count);
 
     buffer->dtype = dtype;
@@ -51,17 +55,20 @@ static void *add_reals(gln_record_t *record, const char *name, gln_dtype_t dtype
 }
 
 void *gln_record_in(gln_record_t *record, const char *name, gln_dtype_t dtype, int64_t count,
-                    double deviation) {
+                    double deviation)
+{
     return add_reals(record, name, dtype, count, deviation, 0);
 }
 
 void *gln_record_out(gln_record_t *record, const char *name, gln_dtype_t dtype, int64_t count,
-                     double scale) {
+                     double scale)
+{
     return add_reals(record, name, dtype, count, 1, scale);
 }
 
 int32_t *gln_record_ints(gln_record_t *record, const char *name, int64_t count, int32_t low,
-                         int32_t high) {
+                         int32_t high)
+{
     gln_record_buffer_t *buffer = add_buffer(record, name, sizeof(int32_t), count);
 
     buffer->is_int32 = 1;
@@ -72,7 +79,8 @@ int32_t *gln_record_ints(gln_record_t *record, const char *name, int64_t count, 
 
 /* With signed_zeros 0, -0 and 0 are the same. */
 static const char *differs_in_bits(const gln_record_buffer_t *got, const gln_record_buffer_t *want,
-                                   int64_t first, int64_t count, int signed_zeros) {
+                                   int64_t first, int64_t count, int signed_zeros)
+{
     size_t bytes = got->is_int32 ? sizeof(int32_t) : gln_dtype_bytes(got->dtype);
     const char *a = (const char *)got->data + (size_t)first * bytes;
     const char *b = (const char *)want->data + (size_t)first * bytes;
@@ -96,7 +104,8 @@ static const char *differs_in_bits(const gln_record_buffer_t *got, const gln_rec
     return NULL;
 }
 
-const char *gln_record_differs_in_bits(const gln_record_t *got, const gln_record_t *want) {
+const char *gln_record_differs_in_bits(const gln_record_t *got, const gln_record_t *want)
+{
     const char *difference = NULL;
 
     GLN_ASSERT(got->buffers_count == want->buffers_count);
@@ -106,7 +115,8 @@ const char *gln_record_differs_in_bits(const gln_record_t *got, const gln_record
     return difference;
 }
 
-const char *gln_record_differs(const gln_record_t *got, const gln_record_t *want) {
+const char *gln_record_differs(const gln_record_t *got, const gln_record_t *want)
+{
     GLN_ASSERT(got->buffers_count == want->buffers_count);
     for (int i = 0; i < got->buffers_count; ++i) {
         const gln_record_buffer_t *g = &got->buffers[i], *w = &want->buffers[i];

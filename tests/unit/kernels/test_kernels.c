@@ -9,18 +9,20 @@
 
 static gln_pool_t *pool;
 
-static void open_pool(void) {
+static void open_pool(void)
+{
     cr_assert_eq(gln_pool_open(2, &pool), GLN_OK);
 }
 
-static void close_pool(void) {
+static void close_pool(void)
+{
     gln_pool_close(pool);
 }
 
 TestSuite(kernels, .init = open_pool, .fini = close_pool);
 
-static void check_open(gln_backend_t backend, gln_dtype_t dtype, gln_dtype_t acc,
-                       const char *name) {
+static void check_open(gln_backend_t backend, gln_dtype_t dtype, gln_dtype_t acc, const char *name)
+{
     gln_kernels_t *k = NULL;
 
     cr_assert_eq(gln_kernels_open(backend, dtype, pool, &k), GLN_OK, "%s", gln_last_error());
@@ -32,14 +34,16 @@ static void check_open(gln_backend_t backend, gln_dtype_t dtype, gln_dtype_t acc
     gln_kernels_close(k);
 }
 
-Test(kernels, open_ref_and_cpu) {
+Test(kernels, open_ref_and_cpu)
+{
     check_open(GLN_BACKEND_REF, GLN_F32, GLN_F32, "ref");
     check_open(GLN_BACKEND_REF, GLN_F64, GLN_F64, "ref");
     check_open(GLN_BACKEND_CPU, GLN_F32, GLN_F32, "cpu");
 }
 
 /* The table is a name and function pointers, nothing else: no word of it may be zero. */
-static void check_slots(gln_backend_t backend, gln_dtype_t dtype) {
+static void check_slots(gln_backend_t backend, gln_dtype_t dtype)
+{
     gln_kernels_t *k = NULL;
     void (*slots[sizeof(gln_kernel_ops_t) / sizeof(void (*)(void))])(void);
 
@@ -50,13 +54,15 @@ static void check_slots(gln_backend_t backend, gln_dtype_t dtype) {
     gln_kernels_close(k);
 }
 
-Test(kernels, no_slot_is_null) {
+Test(kernels, no_slot_is_null)
+{
     check_slots(GLN_BACKEND_REF, GLN_F32);
     check_slots(GLN_BACKEND_REF, GLN_F64);
     check_slots(GLN_BACKEND_CPU, GLN_F32);
 }
 
-Test(kernels, unknown_type_names_the_known_ones) {
+Test(kernels, unknown_type_names_the_known_ones)
+{
     gln_kernels_t *k = NULL;
 
     cr_expect_eq(gln_kernels_open(GLN_BACKEND_CPU, GLN_F64, pool, &k), GLN_ERR_ARGUMENT);
@@ -67,7 +73,8 @@ Test(kernels, unknown_type_names_the_known_ones) {
     cr_expect_null(k, "out was written on error");
 }
 
-Test(kernels, unknown_backend_and_missing_arguments) {
+Test(kernels, unknown_backend_and_missing_arguments)
+{
     gln_kernels_t *k = NULL;
 
     cr_expect_eq(gln_kernels_open((gln_backend_t)77, GLN_F32, pool, &k), GLN_ERR_ARGUMENT);
@@ -77,7 +84,8 @@ Test(kernels, unknown_backend_and_missing_arguments) {
     cr_expect_null(k, "out was written on error");
 }
 
-Test(kernels, handles_are_independent) {
+Test(kernels, handles_are_independent)
+{
     gln_kernels_t *a = NULL, *b = NULL;
     float x = 1, y = 2;
     double u = 1, v = 2;
@@ -92,6 +100,7 @@ Test(kernels, handles_are_independent) {
     cr_expect_eq(v, 3);
 }
 
-Test(kernels, close_takes_null) {
+Test(kernels, close_takes_null)
+{
     gln_kernels_close(NULL);
 }

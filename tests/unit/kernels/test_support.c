@@ -7,7 +7,8 @@
 #include "tests/support/fill.h"
 #include "tests/support/record.h"
 
-Test(support, close_to_uses_value_and_scale) {
+Test(support, close_to_uses_value_and_scale)
+{
     float want[3] = {1, -2, 0}, got[3] = {1, -2, 0};
 
     cr_expect(gln_close_to(GLN_F32, got, want, 3, 0));
@@ -22,7 +23,8 @@ Test(support, close_to_uses_value_and_scale) {
     cr_expect(gln_close_to(GLN_F32, got, want, 0, 0));
 }
 
-Test(support, close_to_knows_nan_and_infinity) {
+Test(support, close_to_knows_nan_and_infinity)
+{
     double one = 1, nan = NAN, infinity = INFINITY, minus = -INFINITY;
 
     cr_expect_not(gln_close_to(GLN_F64, &nan, &one, 1, 1));
@@ -35,7 +37,8 @@ Test(support, close_to_knows_nan_and_infinity) {
 }
 
 /* Two records of the same calls, then one word changed: in the array, behind it, in an input. */
-Test(support, record_sees_every_difference) {
+Test(support, record_sees_every_difference)
+{
     for (int change = 0; change < 5; ++change) {
         gln_record_t a, b;
         float *out, *in;
@@ -64,7 +67,8 @@ Test(support, record_sees_every_difference) {
     }
 }
 
-Test(support, odd_size_stays_in_range_and_varies) {
+Test(support, odd_size_stays_in_range_and_varies)
+{
     int ones = 0, tops = 0;
 
     for (uint64_t i = 0; i < 2000; ++i) {
