@@ -11,7 +11,8 @@
 #include "kernels/cpu/attention_tile.h"
 
 gln_status_t gln_attention_plan(gln_cpu_state_t *state, const gln_attention_t *forward,
-                                gln_attention_run_t *run) {
+                                gln_attention_run_t *run)
+{
     int64_t dh = forward->dh;
     gln_product_key_t scores = {GLN_TILE, GLN_TILE, dh, 0, 1, 0, GLN_F32, GLN_F32, GLN_F32};
     gln_product_key_t mix = {GLN_TILE, dh, GLN_TILE, 0, 0, 1, GLN_F32, GLN_F32, GLN_F32};
@@ -39,20 +40,23 @@ gln_status_t gln_attention_plan(gln_cpu_state_t *state, const gln_attention_t *f
 }
 
 GLN_CLONES static void scaled_row(const float *restrict from, float scale, int64_t count,
-                                  float *restrict to) {
+                                  float *restrict to)
+{
     for (int64_t i = 0; i < count; ++i)
         to[i] = from[i] * scale;
 }
 
 void gln_attention_load(const float *from, int64_t ld, int64_t rows, int64_t padded, int64_t dh,
-                        float scale, float *to) {
+                        float scale, float *to)
+{
     for (int64_t i = 0; i < rows; ++i)
         scaled_row(from + i * ld, scale, dh, to + i * dh);
     if (rows < padded) memset(to + rows * dh, 0, (size_t)((padded - rows) * dh) * sizeof *to);
 }
 
 void gln_attention_store(const float *from, int64_t rows, int64_t dh, float scale, int64_t ld,
-                         float *to) {
+                         float *to)
+{
     for (int64_t i = 0; i < rows; ++i)
         scaled_row(from + i * dh, scale, dh, to + i * ld);
 }
@@ -66,7 +70,8 @@ typedef struct head_scratch {
     float *max, *sum; /* [TILE] */
 } head_scratch_t;
 
-static size_t take_scratch(const gln_attention_run_t *run, char *base, head_scratch_t *out) {
+static size_t take_scratch(const gln_attention_run_t *run, char *base, head_scratch_t *out)
+{
     size_t at = run->scratchpad_bytes;
 
     out->scratchpad = base;
@@ -80,46 +85,18 @@ static size_t take_scratch(const gln_attention_run_t *run, char *base, head_scra
     return at;
 }
 
-/* The highest of a row of scores. */
-static inline __attribute__((always_inline)) float tile_row_max(const float *row) {
-    float lanes[GLN_LANES], half[8], quarter[4], a, b;
-
-    for (int i = 0; i < GLN_LANES; ++i)
-        lanes[i] = row[i];
-    for (int c = GLN_LANES; c < GLN_TILE; c += GLN_LANES)
-        for (int i = 0; i < GLN_LANES; ++i)
-            lanes[i] = row[c + i] > lanes[i] ? row[c + i] : lanes[i];
-    for (int i = 0; i < 8; ++i)
-        half[i] = lanes[i] > lanes[i + 8] ? lanes[i] : lanes[i + 8];
-    for (int i = 0; i < 4; ++i)
-        quarter[i] = half[i] > half[i + 4] ? half[i] : half[i + 4];
-    a = quarter[0] > quarter[2] ? quarter[0] : quarter[2];
-    b = quarter[1] > quarter[3] ? quarter[1] : quarter[3];
-    return a > b ? a : b;
-}
-
-static inline __attribute__((always_inline)) float tile_row_sum(const float *row) {
-    float lanes[GLN_LANES];
-
-    for (int i = 0; i < GLN_LANES; ++i)
-        lanes[i] = row[i];
-    for (int c = GLN_LANES; c < GLN_TILE; c += GLN_LANES)
-        for (int i = 0; i < GLN_LANES; ++i)
-            lanes[i] += row[c + i];
-    return gln_lanes_sum(lanes);
-}
-
 /* s becomes exp(s - max); max, sum and o move to the new maximum. On the diagonal, keys after the
  * query do not count. */
-GLN_CLONES static void softmax_tile(const head_scratch_t *scratch, int diagonal, int64_t dh) {
+GLN_CLONES static void softmax_tile(const head_scratch_t *scratch, int diagonal, int64_t dh)
+{
     for (int r = 0; r < GLN_TILE; ++r) {
         float *row = scratch->s + r * GLN_TILE, *o = scratch->o + r * dh;
-        float before = scratch->max[r], max, fade;
+        float before = scratch->max[r], lanes[GLN_LANES] = {0}, max, fade;
 
         if (diagonal)
             for (int c = 0; c < GLN_TILE; ++c)
                 row[c] = c <= r ? row[c] : -__builtin_inff();
-        max = tile_row_max(row);
+        max = gln_lanes_max(row);
         max = max > before ? max : before;
         for (int c = 0; c < GLN_TILE; ++c)
             row[c] = gln_expf(row[c] - max);
@@ -130,12 +107,14 @@ GLN_CLONES static void softmax_tile(const head_scratch_t *scratch, int diagonal,
             for (int64_t i = 0; i < dh; ++i)
                 o[i] *= fade;
         }
-        scratch->sum[r] += tile_row_sum(row);
+        gln_lanes_add(row, GLN_TILE, lanes);
+        scratch->sum[r] += gln_lanes_sum(lanes);
     }
 }
 
 static void store_output(const gln_attention_t *args, const head_scratch_t *scratch, int64_t first,
-                         int64_t rows, int head) {
+                         int64_t rows, int head)
+{
     int64_t width = (int64_t)args->heads * args->dh;
     float *out = (float *)args->out + first * width + (int64_t)head * args->dh;
     float *lse = (float *)args->lse + first * args->heads + head;
@@ -146,7 +125,8 @@ static void store_output(const gln_attention_t *args, const head_scratch_t *scra
     }
 }
 
-static void attention_task(void *ctx, int task, int worker) {
+static void attention_task(void *ctx, int task, int worker)
+{
     const gln_attention_run_t *run = ctx;
     const gln_attention_t *args = run->forward;
     int head = task % args->heads, kv_head = head / (args->heads / args->kv_heads);
@@ -180,7 +160,8 @@ static void attention_task(void *ctx, int task, int worker) {
     }
 }
 
-gln_status_t gln_cpu_attention(gln_kernels_t *k, const gln_attention_t *args) {
+gln_status_t gln_cpu_attention(gln_kernels_t *k, const gln_attention_t *args)
+{
     gln_cpu_state_t *state = k->state;
     gln_attention_run_t run;
     head_scratch_t scratch;

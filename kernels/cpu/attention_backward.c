@@ -17,7 +17,8 @@ typedef struct group_scratch {
     float *lse, *delta;     /* [TILE] */
 } group_scratch_t;
 
-static size_t take_scratch(const gln_attention_run_t *run, char *base, group_scratch_t *out) {
+static size_t take_scratch(const gln_attention_run_t *run, char *base, group_scratch_t *out)
+{
     size_t at = run->scratchpad_bytes;
 
     out->scratchpad = base;
@@ -36,7 +37,8 @@ static size_t take_scratch(const gln_attention_run_t *run, char *base, group_scr
 }
 
 /* p: scores become probabilities; ds: dP becomes dS. */
-GLN_CLONES static void gradient_tile(const group_scratch_t *scratch, int diagonal) {
+GLN_CLONES static void gradient_tile(const group_scratch_t *scratch, int diagonal)
+{
     for (int r = 0; r < GLN_TILE; ++r) {
         float *restrict p = scratch->p + r * GLN_TILE, *restrict ds = scratch->ds + r * GLN_TILE;
         float lse = scratch->lse[r], delta = scratch->delta[r];
@@ -51,7 +53,8 @@ GLN_CLONES static void gradient_tile(const group_scratch_t *scratch, int diagona
     }
 }
 
-GLN_CLONES static float dot(const float *restrict x, const float *restrict y, int64_t count) {
+GLN_CLONES static float dot(const float *restrict x, const float *restrict y, int64_t count)
+{
     float lanes[GLN_LANES] = {0};
     int64_t i = 0;
 
@@ -65,7 +68,8 @@ GLN_CLONES static float dot(const float *restrict x, const float *restrict y, in
 
 /* One tile of queries of one head against the tiles of keys up to its own. */
 static void query_tile(const gln_attention_run_t *run, const group_scratch_t *scratch,
-                       int64_t first, int64_t tile, int head, int worker) {
+                       int64_t first, int64_t tile, int head, int worker)
+{
     const gln_attention_t *args = run->forward;
     int64_t dh = args->dh, row = first + tile * GLN_TILE, width = args->heads * dh;
     int64_t rows = gln_cpu_min(GLN_TILE, args->s - tile * GLN_TILE);
@@ -101,7 +105,8 @@ static void query_tile(const gln_attention_run_t *run, const group_scratch_t *sc
                         (float *)run->backward->dq + row * args->ldqkv + head * dh);
 }
 
-static void backward_task(void *ctx, int task, int worker) {
+static void backward_task(void *ctx, int task, int worker)
+{
     const gln_attention_run_t *run = ctx;
     const gln_attention_t *args = run->forward;
     int kv_head = task % args->kv_heads, group = args->heads / args->kv_heads;
@@ -125,7 +130,8 @@ static void backward_task(void *ctx, int task, int worker) {
                         (float *)run->backward->dv + at);
 }
 
-gln_status_t gln_cpu_attention_backward(gln_kernels_t *k, const gln_attention_backward_t *args) {
+gln_status_t gln_cpu_attention_backward(gln_kernels_t *k, const gln_attention_backward_t *args)
+{
     const gln_attention_t *forward = &args->forward;
     gln_cpu_state_t *state = k->state;
     gln_attention_run_t run;

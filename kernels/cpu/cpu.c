@@ -29,7 +29,8 @@ static const gln_kernel_ops_t cpu_ops = {
     .sum_squares = gln_cpu_sum_squares,
 };
 
-static gln_status_t open_library(gln_cpu_state_t *state) {
+static gln_status_t open_library(gln_cpu_state_t *state)
+{
     dnnl_status_t library = dnnl_engine_create(&state->engine, dnnl_cpu, 0);
 
     for (int i = 0; i < state->workers_count && library == dnnl_success; ++i)
@@ -41,7 +42,8 @@ static gln_status_t open_library(gln_cpu_state_t *state) {
                     (int)library, state->workers_count);
 }
 
-gln_status_t gln_cpu_overlay(gln_kernels_t *k, gln_kernel_ops_t *ops) {
+gln_status_t gln_cpu_overlay(gln_kernels_t *k, gln_kernel_ops_t *ops)
+{
     gln_cpu_state_t *state = calloc(1, sizeof *state);
     gln_status_t status;
 
@@ -70,7 +72,8 @@ close:
     return status;
 }
 
-void gln_cpu_close(gln_kernels_t *k) {
+void gln_cpu_close(gln_kernels_t *k)
+{
     gln_cpu_state_t *state = k->state;
 
     if (state == NULL) return;
@@ -91,7 +94,8 @@ void gln_cpu_close(gln_kernels_t *k) {
     k->state = NULL;
 }
 
-gln_status_t gln_cpu_scratch(gln_cpu_state_t *state, size_t bytes) {
+gln_status_t gln_cpu_scratch(gln_cpu_state_t *state, size_t bytes)
+{
     if (bytes <= state->scratch_bytes) return GLN_OK;
     bytes = (bytes + 4095) / 4096 * 4096;
     state->scratch_bytes = 0;

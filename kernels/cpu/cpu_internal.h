@@ -93,7 +93,8 @@ gln_status_t gln_cpu_library_leave(gln_cpu_state_t *state, int entered, gln_stat
 gln_status_t gln_cpu_scratch(gln_cpu_state_t *state, size_t bytes);
 
 /** `elements` of `bytes_each`, rounded up to a multiple of 64 bytes. */
-static inline size_t gln_cpu_bytes(int64_t elements, size_t bytes_each) {
+static inline size_t gln_cpu_bytes(int64_t elements, size_t bytes_each)
+{
     return ((size_t)elements * bytes_each + 63) / 64 * 64;
 }
 
@@ -101,17 +102,20 @@ static inline size_t gln_cpu_bytes(int64_t elements, size_t bytes_each) {
 #define GLN_CPU_TASK_ELEMENTS 32768
 
 /** Rows of one task for rows of `width` elements: a function of the problem alone. */
-static inline int64_t gln_cpu_task_rows(int64_t width) {
+static inline int64_t gln_cpu_task_rows(int64_t width)
+{
     int64_t rows = GLN_CPU_TASK_ELEMENTS / (width > 0 ? width : 1);
 
     return rows > 0 ? rows : 1;
 }
 
-static inline int gln_cpu_tasks(int64_t n, int64_t rows_per_task) {
+static inline int gln_cpu_tasks(int64_t n, int64_t rows_per_task)
+{
     return (int)((n + rows_per_task - 1) / rows_per_task);
 }
 
-static inline int64_t gln_cpu_min(int64_t a, int64_t b) {
+static inline int64_t gln_cpu_min(int64_t a, int64_t b)
+{
     return a < b ? a : b;
 }
 
@@ -119,7 +123,8 @@ static inline int64_t gln_cpu_min(int64_t a, int64_t b) {
 #define GLN_LANES 16
 
 /** Sum of 16 lanes by halves. */
-static inline float gln_lanes_sum(const float lanes[GLN_LANES]) {
+static inline float gln_lanes_sum(const float lanes[GLN_LANES])
+{
     float half[8], quarter[4];
 
     for (int i = 0; i < 8; ++i)
@@ -128,6 +133,42 @@ static inline float gln_lanes_sum(const float lanes[GLN_LANES]) {
         quarter[i] = half[i] + half[i + 4];
     return (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
 }
+
+/* Before a short loop: keep it a loop, so that the vectoriser sees it. Unrolled first, its maxima
+ * would stay scalar. */
+#define GLN_KEEP_LOOP _Pragma("GCC unroll 1")
+
+#define GLN_MAX_LANES 64
+
+/** The highest of 64 numbers. */
+static inline __attribute__((always_inline)) float gln_lanes_max(const float lanes[GLN_MAX_LANES])
+{
+    float max[32], a, b;
+
+    for (int i = 0; i < 32; ++i)
+        max[i] = lanes[i] > lanes[i + 32] ? lanes[i] : lanes[i + 32];
+    GLN_KEEP_LOOP for (int i = 0; i < 16; ++i) max[i] = max[i] > max[i + 16] ? max[i] : max[i + 16];
+    GLN_KEEP_LOOP for (int i = 0; i < 8; ++i) max[i] = max[i] > max[i + 8] ? max[i] : max[i + 8];
+    GLN_KEEP_LOOP for (int i = 0; i < 4; ++i) max[i] = max[i] > max[i + 4] ? max[i] : max[i + 4];
+    a = max[0] > max[2] ? max[0] : max[2];
+    b = max[1] > max[3] ? max[1] : max[3];
+    return a > b ? a : b;
+}
+
+/** Of a short array, added in fixed order: 16 lanes, then gln_lanes_sum. */
+static inline __attribute__((always_inline)) void gln_lanes_add(const float *x, int64_t count,
+                                                                float lanes[GLN_LANES])
+{
+    int64_t i = 0;
+
+    for (; i + GLN_LANES <= count; i += GLN_LANES)
+        for (int lane = 0; lane < GLN_LANES; ++lane)
+            lanes[lane] += x[i + lane];
+    for (int lane = 0; i < count; ++i, ++lane)
+        lanes[lane] += x[i];
+}
+
+#define GLN_CHUNK 512 /* elements that loops hand to each other through the first-level cache */
 
 /* ---- the slots --------------------------------------------------------------------------- */
 gln_status_t gln_cpu_gemm(gln_kernels_t *k, gln_gemm_mode_t mode, const gln_gemm_t *items,

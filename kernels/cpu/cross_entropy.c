@@ -12,63 +12,45 @@ typedef struct entropy_run {
     int64_t task_rows;
 } entropy_run_t;
 
-GLN_CLONES static float row_max(const float *x, int64_t v) {
-    float lanes[GLN_LANES], max;
+GLN_CLONES static float row_max(const float *x, int64_t v)
+{
+    float lanes[GLN_MAX_LANES];
     int64_t i = 0;
 
-    for (int lane = 0; lane < GLN_LANES; ++lane)
+    for (int lane = 0; lane < GLN_MAX_LANES; ++lane)
         lanes[lane] = x[0];
-    for (; i + GLN_LANES <= v; i += GLN_LANES)
-        for (int lane = 0; lane < GLN_LANES; ++lane)
+    for (; i + GLN_MAX_LANES <= v; i += GLN_MAX_LANES)
+        for (int lane = 0; lane < GLN_MAX_LANES; ++lane)
             lanes[lane] = x[i + lane] > lanes[lane] ? x[i + lane] : lanes[lane];
     for (int lane = 0; i < v; ++i, ++lane)
         lanes[lane] = x[i] > lanes[lane] ? x[i] : lanes[lane];
-    max = lanes[0];
-    for (int lane = 1; lane < GLN_LANES; ++lane)
-        max = lanes[lane] > max ? lanes[lane] : max;
-    return max;
+    return gln_lanes_max(lanes);
 }
 
-/* sum of exp(x - max) */
-GLN_CLONES static float sum_exp(const float *x, float max, int64_t v) {
-    float lanes[GLN_LANES] = {0};
-    int64_t i = 0;
+/* The sum of e = exp(x - max). e may be x, or NULL where only the sum is wanted. */
+GLN_CLONES static float store_exp(const float *x, float max, int64_t v, float *e)
+{
+    float lanes[GLN_LANES] = {0}, chunk[GLN_CHUNK];
 
-    for (; i + GLN_LANES <= v; i += GLN_LANES)
-        for (int lane = 0; lane < GLN_LANES; ++lane)
-            lanes[lane] += gln_expf(x[i + lane] - max);
-    for (int lane = 0; i < v; ++i, ++lane)
-        lanes[lane] += gln_expf(x[i] - max);
-    return gln_lanes_sum(lanes);
-}
+    for (int64_t first = 0; first < v; first += GLN_CHUNK) {
+        int64_t count = gln_cpu_min(GLN_CHUNK, v - first);
 
-/* The same, and e = exp(x - max); x and e may be one. */
-GLN_CLONES static float store_exp(const float *x, float max, int64_t v, float *e) {
-    float lanes[GLN_LANES] = {0};
-    int64_t i = 0;
-
-    for (; i + GLN_LANES <= v; i += GLN_LANES) {
-        float block[GLN_LANES];
-
-        for (int lane = 0; lane < GLN_LANES; ++lane)
-            block[lane] = gln_expf(x[i + lane] - max);
-        for (int lane = 0; lane < GLN_LANES; ++lane)
-            lanes[lane] += block[lane];
-        memcpy(e + i, block, sizeof block);
-    }
-    for (int lane = 0; i < v; ++i, ++lane) {
-        e[i] = gln_expf(x[i] - max);
-        lanes[lane] += e[i];
+        for (int64_t i = 0; i < count; ++i)
+            chunk[i] = gln_expf(x[first + i] - max);
+        gln_lanes_add(chunk, count, lanes);
+        if (e != NULL) memcpy(e + first, chunk, (size_t)count * sizeof *e);
     }
     return gln_lanes_sum(lanes);
 }
 
-GLN_CLONES static void scale_row(float factor, int64_t v, float *x) {
+GLN_CLONES static void scale_row(float factor, int64_t v, float *x)
+{
     for (int64_t i = 0; i < v; ++i)
         x[i] *= factor;
 }
 
-static void entropy_row(const gln_cross_entropy_t *args, int64_t n) {
+static void entropy_row(const gln_cross_entropy_t *args, int64_t n)
+{
     const float *logits = (const float *)args->logits + n * args->v;
     float *dlogits = args->dlogits != NULL ? (float *)args->dlogits + n * args->v : NULL;
     int32_t target = args->target[n];
@@ -81,15 +63,15 @@ static void entropy_row(const gln_cross_entropy_t *args, int64_t n) {
     }
     max = row_max(logits, args->v);
     logit = logits[target];
-    sum =
-        dlogits != NULL ? store_exp(logits, max, args->v, dlogits) : sum_exp(logits, max, args->v);
+    sum = store_exp(logits, max, args->v, dlogits);
     ((float *)args->loss)[n] = (float)((double)max - (double)logit + log((double)sum));
     if (dlogits == NULL) return;
     scale_row((float)(args->scale / (double)sum), args->v, dlogits);
     dlogits[target] -= (float)args->scale;
 }
 
-static void entropy_task(void *ctx, int task, int worker) {
+static void entropy_task(void *ctx, int task, int worker)
+{
     const entropy_run_t *run = ctx;
     int64_t first = task * run->task_rows;
     int64_t last = gln_cpu_min(first + run->task_rows, run->args->n);
@@ -99,7 +81,8 @@ static void entropy_task(void *ctx, int task, int worker) {
         entropy_row(run->args, n);
 }
 
-gln_status_t gln_cpu_cross_entropy(gln_kernels_t *k, const gln_cross_entropy_t *args) {
+gln_status_t gln_cpu_cross_entropy(gln_kernels_t *k, const gln_cross_entropy_t *args)
+{
     entropy_run_t run = {args, gln_cpu_task_rows(args->v)};
 
     gln_pool_run(k->pool, gln_cpu_tasks(args->n, run.task_rows), entropy_task, &run);

@@ -6,15 +6,18 @@
  * zeros, what is strided is copied: the library is fast, and a row's bits are its own, only where
  * operands are dense. A copy costs 1/(2 n) or 1/(2 k) of the product.
  *
- * Blocks of a row count are chosen by the work in the call (about 32 tasks or more), which is free
- * to choose because it does not change a bit; see product.c. */
+ * The largest block and the tile are chosen so that every thread gets some tasks: the library is
+ * slower at small ones, for it copies B each time. The choice does not change a bit where
+ * rows_independent holds (product.c), and is not made elsewhere. */
 #include <string.h>
 
 #include "base/clones.h"
 #include "base/log.h"
 #include "kernels/cpu/gemm_shape.h"
 
-#define TASKS_WANTED 32
+#define TASKS_PER_THREAD 4
+#define TILE_ROWS_MAX 256
+#define TILE_ROWS_MIN 32
 #define BLOCK_ROWS_MIN 32 /* smaller only as a rest: they read B too often */
 
 typedef struct gemm_run {
@@ -24,19 +27,22 @@ typedef struct gemm_run {
 
 /* [rows, columns] from row stride `from_ld` to `to_ld`. */
 static void copy_rows(const float *from, int64_t from_ld, int64_t rows, int64_t columns,
-                      int64_t to_ld, float *to) {
+                      int64_t to_ld, float *to)
+{
     for (int64_t i = 0; i < rows; ++i)
         memcpy(to + i * to_ld, from + i * from_ld, (size_t)columns * sizeof *to);
 }
 
-static void zero_rows(float *to, int64_t rows, int64_t columns) {
+static void zero_rows(float *to, int64_t rows, int64_t columns)
+{
     if (rows > 0 && columns > 0) memset(to, 0, (size_t)(rows * columns) * sizeof *to);
 }
 
 /* Dense [size, columns] view of `rows` rows: the rows themselves, or a copy filled up with zeros.
  */
 static const float *dense_rows(const float *from, int64_t ld, int64_t rows, int64_t columns,
-                               int64_t size, float *copy) {
+                               int64_t size, float *copy)
+{
     if (ld == columns && rows == size) return from;
     copy_rows(from, ld, rows, columns, columns, copy);
     zero_rows(copy + rows * columns, size - rows, columns);
@@ -44,7 +50,8 @@ static const float *dense_rows(const float *from, int64_t ld, int64_t rows, int6
 }
 
 /* One block of rows of NN or NT. */
-static void run_rows(gln_cpu_state_t *state, const gln_gemm_item_t *item, int block, int worker) {
+static void run_rows(gln_cpu_state_t *state, const gln_gemm_item_t *item, int block, int worker)
+{
     const gln_gemm_t *g = &item->args;
     const gln_gemm_shape_t *shape = item->shape;
     gln_gemm_block_t at = gln_gemm_block_at(shape, item->first_size, g->m, block);
@@ -74,7 +81,8 @@ static void run_rows(gln_cpu_state_t *state, const gln_gemm_item_t *item, int bl
 }
 
 /* One tile of rows of C of TN: all chunks of the summed rows. */
-static void run_tile(gln_cpu_state_t *state, const gln_gemm_item_t *item, int tile, int worker) {
+static void run_tile(gln_cpu_state_t *state, const gln_gemm_item_t *item, int tile, int worker)
+{
     const gln_gemm_t *g = &item->args;
     const gln_gemm_shape_t *shape = item->shape;
     int64_t first = tile * shape->tile, rows = gln_cpu_min(shape->tile, g->m - first);
@@ -101,7 +109,8 @@ static void run_tile(gln_cpu_state_t *state, const gln_gemm_item_t *item, int ti
     if (!item->c_dense) copy_rows(c_run, g->n, rows, g->n, g->ldc, c);
 }
 
-static void gemm_task(void *ctx, int task, int worker) {
+static void gemm_task(void *ctx, int task, int worker)
+{
     const gemm_run_t *run = ctx;
     const gln_gemm_item_t *items = run->state->items;
     int low = 0, high = run->items_count - 1; /* the last item that starts at or before the task */
@@ -121,14 +130,16 @@ static void gemm_task(void *ctx, int task, int worker) {
 }
 
 /* C of a product over nothing. */
-static void zero_c(gln_gemm_mode_t mode, const gln_gemm_t *g) {
+static void zero_c(gln_gemm_mode_t mode, const gln_gemm_t *g)
+{
     for (int64_t i = 0; i < g->m && !mode.accumulate; ++i)
         zero_rows((float *)g->c + i * g->ldc, 1, g->n);
 }
 
 /* Cut one item. @param work_per_task 2 m n k of a task wanted. @return bytes of scratch it needs.
  */
-static size_t plan_item(gln_gemm_item_t *item, double work_per_task) {
+static size_t plan_item(gln_gemm_item_t *item, double work_per_task)
+{
     const gln_gemm_t *g = &item->args;
     const gln_gemm_shape_t *shape = item->shape;
     int tn = shape->mode.form == GLN_GEMM_TN, nt = shape->mode.form == GLN_GEMM_NT;
@@ -161,13 +172,24 @@ static size_t plan_item(gln_gemm_item_t *item, double work_per_task) {
     return item->c_at + gln_cpu_bytes(c, sizeof(float));
 }
 
+/* TN: rows of a tile of C, so that `count` products of m rows make `wanted` tasks. */
+static int64_t tile_rows(int64_t m, int count, int wanted)
+{
+    int64_t rows = TILE_ROWS_MAX;
+
+    while (rows > TILE_ROWS_MIN && count * ((m + rows - 1) / rows) < wanted)
+        rows /= 2;
+    return rows;
+}
+
 /* Run up to GLN_CPU_ITEMS_MAX items. */
 static gln_status_t run_items(gln_cpu_state_t *state, gln_gemm_mode_t mode, const gln_gemm_t *items,
-                              int count) {
+                              int count)
+{
     gemm_run_t run = {state, 0};
     double work = 0;
     size_t scratch_bytes = 0;
-    int tasks_count = 0;
+    int tasks_count = 0, tasks_wanted = TASKS_PER_THREAD * state->workers_count;
     gln_status_t status;
 
     for (int i = 0; i < count; ++i)
@@ -182,9 +204,12 @@ static gln_status_t run_items(gln_cpu_state_t *state, gln_gemm_mode_t mode, cons
             continue;
         }
         item->args = items[i];
-        status = gln_gemm_shape_get(state, mode, &items[i], &item->shape);
+        status = gln_gemm_shape_get(
+            state, mode, &items[i],
+            mode.form == GLN_GEMM_TN ? tile_rows(items[i].m, count, tasks_wanted) : 0,
+            &item->shape);
         if (status != GLN_OK) return status;
-        bytes = plan_item(item, work / TASKS_WANTED);
+        bytes = plan_item(item, work / tasks_wanted);
         if (bytes > scratch_bytes) scratch_bytes = bytes;
         item->first_task = tasks_count;
         tasks_count += item->tasks_count;
@@ -196,7 +221,8 @@ static gln_status_t run_items(gln_cpu_state_t *state, gln_gemm_mode_t mode, cons
 }
 
 gln_status_t gln_cpu_gemm(gln_kernels_t *k, gln_gemm_mode_t mode, const gln_gemm_t *items,
-                          int count) {
+                          int count)
+{
     gln_cpu_state_t *state = k->state;
     int entered = gln_cpu_library_enter(state);
     gln_status_t status = GLN_OK;

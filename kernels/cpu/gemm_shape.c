@@ -10,7 +10,8 @@
 static const int row_sizes[] = {256, 128, 64, 32, 16};
 static const int uniform_size = 64;
 
-static unsigned bucket_of(gln_gemm_mode_t mode, int64_t n, int64_t inner) {
+static unsigned bucket_of(gln_gemm_mode_t mode, int64_t n, int64_t inner)
+{
     uint64_t hash = (uint64_t)n * 1000003u + (uint64_t)inner;
 
     hash = hash * 1000003u +
@@ -19,15 +20,9 @@ static unsigned bucket_of(gln_gemm_mode_t mode, int64_t n, int64_t inner) {
     return (unsigned)((hash * 0x9e3779b97f4a7c15u) >> 56) % GLN_CPU_BUCKETS;
 }
 
-/* Rows of C of one task in TN: a function of the weight's shape alone. */
-static int64_t tile_rows(int64_t m) {
-    int64_t tile = m >= 512 ? 128 : m >= 128 ? 64 : 32;
-
-    return tile < m ? tile : m;
-}
-
 static gln_status_t get_product(gln_cpu_state_t *state, gln_gemm_shape_t *shape, int64_t tile,
-                                int size, const gln_product_t **out) {
+                                int size, const gln_product_t **out)
+{
     gln_product_key_t key = {.n = shape->n, .a = GLN_F32, .b = GLN_F32, .c = GLN_F32};
     gln_status_t status;
 
@@ -50,7 +45,8 @@ static gln_status_t get_product(gln_cpu_state_t *state, gln_gemm_shape_t *shape,
     return GLN_OK;
 }
 
-static gln_status_t fill_products(gln_cpu_state_t *state, gln_gemm_shape_t *shape) {
+static gln_status_t fill_products(gln_cpu_state_t *state, gln_gemm_shape_t *shape)
+{
     int64_t last = shape->mode.form == GLN_GEMM_TN ? shape->inner % shape->tile : 0;
     gln_status_t status;
 
@@ -63,24 +59,30 @@ static gln_status_t fill_products(gln_cpu_state_t *state, gln_gemm_shape_t *shap
     return GLN_OK;
 }
 
-static gln_status_t make_shape(gln_cpu_state_t *state, gln_gemm_shape_t *shape) {
+static gln_status_t make_shape(gln_cpu_state_t *state, gln_gemm_shape_t *shape)
+{
     gln_status_t status;
 
     shape->rows_independent = 1;
-    shape->tile = shape->mode.form == GLN_GEMM_TN ? tile_rows(shape->inner) : 0;
+    shape->tile = gln_cpu_min(shape->tile_wanted, shape->inner);
     shape->sizes_count = GLN_GEMM_SIZES_MAX;
     memcpy(shape->sizes, row_sizes, sizeof row_sizes);
     status = fill_products(state, shape);
-    if (status != GLN_OK || shape->rows_independent || shape->mode.form == GLN_GEMM_TN)
-        return status;
+    if (status != GLN_OK || shape->rows_independent) return status;
     /* A row's bits may depend on the number of rows run together: run them in one size always. */
-    shape->sizes_count = 1;
-    shape->sizes[0] = uniform_size;
+    if (shape->mode.form == GLN_GEMM_TN) {
+        shape->tile = gln_cpu_min(uniform_size, shape->inner);
+        memset(shape->last, 0, sizeof shape->last);
+    } else {
+        shape->sizes_count = 1;
+        shape->sizes[0] = uniform_size;
+    }
     return fill_products(state, shape);
 }
 
 gln_status_t gln_gemm_shape_get(gln_cpu_state_t *state, gln_gemm_mode_t mode,
-                                const gln_gemm_t *args, const gln_gemm_shape_t **out) {
+                                const gln_gemm_t *args, int64_t tile, const gln_gemm_shape_t **out)
+{
     int64_t inner = mode.form == GLN_GEMM_TN ? args->m : args->k;
     gln_gemm_shape_t **bucket = &state->shapes[bucket_of(mode, args->n, inner)];
     gln_gemm_shape_t *shape = *bucket;
@@ -88,7 +90,8 @@ gln_status_t gln_gemm_shape_get(gln_cpu_state_t *state, gln_gemm_mode_t mode,
 
     for (; shape != NULL; shape = shape->next)
         if (shape->n == args->n && shape->inner == inner && shape->mode.form == mode.form &&
-            !shape->mode.accumulate == !mode.accumulate && !shape->mode.c_acc == !mode.c_acc)
+            shape->tile_wanted == tile && !shape->mode.accumulate == !mode.accumulate &&
+            !shape->mode.c_acc == !mode.c_acc)
             break;
     if (shape == NULL) {
         shape = calloc(1, sizeof *shape);
@@ -97,6 +100,7 @@ gln_status_t gln_gemm_shape_get(gln_cpu_state_t *state, gln_gemm_mode_t mode,
         shape->mode = mode;
         shape->n = args->n;
         shape->inner = inner;
+        shape->tile_wanted = tile;
         status = make_shape(state, shape);
         if (status != GLN_OK) {
             free(shape);
@@ -109,7 +113,8 @@ gln_status_t gln_gemm_shape_get(gln_cpu_state_t *state, gln_gemm_mode_t mode,
     return GLN_OK;
 }
 
-void gln_cpu_gemm_close(gln_cpu_state_t *state) {
+void gln_cpu_gemm_close(gln_cpu_state_t *state)
+{
     for (int i = 0; i < GLN_CPU_BUCKETS; ++i)
         while (state->shapes[i] != NULL) {
             gln_gemm_shape_t *shape = state->shapes[i];
@@ -120,7 +125,8 @@ void gln_cpu_gemm_close(gln_cpu_state_t *state) {
 }
 
 gln_gemm_block_t gln_gemm_block_at(const gln_gemm_shape_t *shape, int first_size, int64_t rows,
-                                   int block) {
+                                   int block)
+{
     gln_gemm_block_t at = {0, 0, first_size};
 
     for (;; ++at.size) {
@@ -139,7 +145,8 @@ gln_gemm_block_t gln_gemm_block_at(const gln_gemm_shape_t *shape, int first_size
     return at;
 }
 
-int gln_gemm_blocks(const gln_gemm_shape_t *shape, int first_size, int64_t rows) {
+int gln_gemm_blocks(const gln_gemm_shape_t *shape, int first_size, int64_t rows)
+{
     int64_t blocks = 0;
 
     for (int i = first_size; i < shape->sizes_count; ++i) {

@@ -15,11 +15,12 @@ extern "C" {
  * filled up with zeros. */
 typedef struct gln_gemm_shape {
     gln_gemm_mode_t mode;
-    int64_t n, inner; /* inner: k (NN, NT) or m (TN) */
+    int64_t n, inner;    /* inner: k (NN, NT) or m (TN) */
+    int64_t tile_wanted; /* TN: see gln_gemm_shape_get; else 0 */
     int sizes_count;
     int sizes[GLN_GEMM_SIZES_MAX];
     const gln_product_t *products[GLN_GEMM_SIZES_MAX];
-    int rows_independent;
+    int rows_independent;                          /* of every product */
     int64_t tile;                                  /* TN: rows of C of one task */
     const gln_product_t *last[GLN_GEMM_SIZES_MAX]; /* TN: for the last, smaller tile, or NULL */
     size_t scratchpad_bytes;                       /* the most that one of the products needs */
@@ -36,9 +37,11 @@ typedef struct gln_gemm_item {
     size_t a_at, b_at, c_at; /* offsets of copies in scratch */
 } gln_gemm_item_t;
 
-/** Find or make the products of a shape. As gln_product_get. */
+/** Find or make the products of a shape. As gln_product_get.
+ *  @param tile  TN: rows of C that a task should have, used where it does not change a bit; else 0
+ */
 gln_status_t gln_gemm_shape_get(gln_cpu_state_t *state, gln_gemm_mode_t mode,
-                                const gln_gemm_t *args, const gln_gemm_shape_t **out);
+                                const gln_gemm_t *args, int64_t tile, const gln_gemm_shape_t **out);
 
 /** Where block number `block` of `rows` rows starts, how many of them it covers and which size runs
  *  it. Blocks larger than sizes[first_size] are not used. */

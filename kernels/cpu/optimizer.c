@@ -24,7 +24,8 @@ typedef struct elements_run {
 
 GLN_CLONES static void adamw_range(const adamw_factors_t *factors, const float *restrict g,
                                    int64_t count, float *restrict w, float *restrict m,
-                                   float *restrict v) {
+                                   float *restrict v)
+{
     const adamw_factors_t f = *factors;
 
     for (int64_t i = 0; i < count; ++i) {
@@ -39,7 +40,8 @@ GLN_CLONES static void adamw_range(const adamw_factors_t *factors, const float *
     }
 }
 
-static void adamw_task(void *ctx, int task, int worker) {
+static void adamw_task(void *ctx, int task, int worker)
+{
     const adamw_run_t *run = ctx;
     int64_t first = (int64_t)task * GLN_CPU_TASK_ELEMENTS;
     int64_t count = gln_cpu_min(GLN_CPU_TASK_ELEMENTS, run->args->n - first);
@@ -53,7 +55,8 @@ static void adamw_task(void *ctx, int task, int worker) {
         ((float *)run->args->w_compute)[first + i] = w[i];
 }
 
-gln_status_t gln_cpu_adamw(gln_kernels_t *k, const gln_adamw_t *args) {
+gln_status_t gln_cpu_adamw(gln_kernels_t *k, const gln_adamw_t *args)
+{
     adamw_run_t run = {args,
                        {.lr = (float)args->lr,
                         .beta1 = (float)args->beta1,
@@ -70,12 +73,14 @@ gln_status_t gln_cpu_adamw(gln_kernels_t *k, const gln_adamw_t *args) {
     return GLN_OK;
 }
 
-GLN_CLONES static void add_range(const float *restrict x, int64_t count, float *restrict y) {
+GLN_CLONES static void add_range(const float *restrict x, int64_t count, float *restrict y)
+{
     for (int64_t i = 0; i < count; ++i)
         y[i] += x[i];
 }
 
-static void add_task(void *ctx, int task, int worker) {
+static void add_task(void *ctx, int task, int worker)
+{
     const elements_run_t *run = ctx;
     int64_t first = (int64_t)task * GLN_CPU_TASK_ELEMENTS;
 
@@ -83,14 +88,16 @@ static void add_task(void *ctx, int task, int worker) {
     add_range(run->x + first, gln_cpu_min(GLN_CPU_TASK_ELEMENTS, run->n - first), run->y + first);
 }
 
-gln_status_t gln_cpu_add(gln_kernels_t *k, int64_t n, const void *x, void *y) {
+gln_status_t gln_cpu_add(gln_kernels_t *k, int64_t n, const void *x, void *y)
+{
     elements_run_t run = {.n = n, .x = x, .y = y};
 
     gln_pool_run(k->pool, gln_cpu_tasks(n, GLN_CPU_TASK_ELEMENTS), add_task, &run);
     return GLN_OK;
 }
 
-GLN_CLONES static double squares_range(const float *x, int64_t count) {
+GLN_CLONES static double squares_range(const float *x, int64_t count)
+{
     double lanes[GLN_LANES] = {0}, sum = 0;
     int64_t i = 0;
 
@@ -104,7 +111,8 @@ GLN_CLONES static double squares_range(const float *x, int64_t count) {
     return sum;
 }
 
-static void squares_task(void *ctx, int task, int worker) {
+static void squares_task(void *ctx, int task, int worker)
+{
     const elements_run_t *run = ctx;
     int64_t first = run->first + (int64_t)task * SQUARES_BLOCK;
 
@@ -112,7 +120,8 @@ static void squares_task(void *ctx, int task, int worker) {
     run->squares[task] = squares_range(run->x + first, gln_cpu_min(SQUARES_BLOCK, run->n - first));
 }
 
-gln_status_t gln_cpu_sum_squares(gln_kernels_t *k, int64_t n, const void *x, double *out) {
+gln_status_t gln_cpu_sum_squares(gln_kernels_t *k, int64_t n, const void *x, double *out)
+{
     gln_cpu_state_t *state = k->state;
     double total = 0;
 

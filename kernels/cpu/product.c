@@ -14,11 +14,13 @@
 #include "base/log.h"
 #include "kernels/cpu/cpu_internal.h"
 
-static dnnl_data_type_t library_dtype(gln_dtype_t dtype) {
+static dnnl_data_type_t library_dtype(gln_dtype_t dtype)
+{
     return dtype == GLN_BF16 ? dnnl_bf16 : dnnl_f32;
 }
 
-static unsigned bucket_of(const gln_product_key_t *key) {
+static unsigned bucket_of(const gln_product_key_t *key)
+{
     uint64_t hash = (uint64_t)key->m * 1000003u + (uint64_t)key->n;
 
     hash = hash * 1000003u + (uint64_t)key->k;
@@ -28,7 +30,8 @@ static unsigned bucket_of(const gln_product_key_t *key) {
     return (unsigned)((hash * 0x9e3779b97f4a7c15u) >> 56) % GLN_CPU_BUCKETS;
 }
 
-static int keys_equal(const gln_product_key_t *x, const gln_product_key_t *y) {
+static int keys_equal(const gln_product_key_t *x, const gln_product_key_t *y)
+{
     return x->m == y->m && x->n == y->n && x->k == y->k && x->a_transposed == y->a_transposed &&
            x->b_transposed == y->b_transposed && x->accumulate == y->accumulate && x->a == y->a &&
            x->b == y->b && x->c == y->c;
@@ -36,14 +39,16 @@ static int keys_equal(const gln_product_key_t *x, const gln_product_key_t *y) {
 
 /* Description of a dense [rows, columns] matrix, stored transposed or not. */
 static dnnl_status_t describe(int64_t rows, int64_t columns, int transposed, gln_dtype_t dtype,
-                              dnnl_memory_desc_t *out) {
+                              dnnl_memory_desc_t *out)
+{
     dnnl_dims_t dims = {rows, columns}, plain = {columns, 1}, turned = {1, rows};
 
     return dnnl_memory_desc_init_by_strides(out, 2, dims, library_dtype(dtype),
                                             transposed ? turned : plain);
 }
 
-static dnnl_status_t make_attributes(int accumulate, dnnl_primitive_attr_t *out) {
+static dnnl_status_t make_attributes(int accumulate, dnnl_primitive_attr_t *out)
+{
     dnnl_post_ops_t post_ops = NULL;
     dnnl_status_t status = dnnl_primitive_attr_create(out);
 
@@ -60,7 +65,8 @@ static dnnl_status_t make_attributes(int accumulate, dnnl_primitive_attr_t *out)
 
 static dnnl_status_t make_memory(gln_cpu_state_t *state, gln_product_memory_t *memory,
                                  const dnnl_memory_desc_t desc[3],
-                                 const dnnl_memory_desc_t *scratchpad) {
+                                 const dnnl_memory_desc_t *scratchpad)
+{
     dnnl_status_t status = dnnl_memory_create(&memory->a, &desc[0], state->engine, NULL);
 
     if (status == dnnl_success)
@@ -73,7 +79,8 @@ static dnnl_status_t make_memory(gln_cpu_state_t *state, gln_product_memory_t *m
 }
 
 /* Fill `product` from its key; what was made on failure is left in it for close_product. */
-static dnnl_status_t make_product(gln_cpu_state_t *state, gln_product_t *product) {
+static dnnl_status_t make_product(gln_cpu_state_t *state, gln_product_t *product)
+{
     const gln_product_key_t *key = &product->key;
     dnnl_memory_desc_t desc[3]; /* a, b, c */
     const dnnl_memory_desc_t *scratchpad;
@@ -109,7 +116,8 @@ static dnnl_status_t make_product(gln_cpu_state_t *state, gln_product_t *product
     return status;
 }
 
-static void close_product(gln_cpu_state_t *state, gln_product_t *product) {
+static void close_product(gln_cpu_state_t *state, gln_product_t *product)
+{
     for (int i = 0; i < state->workers_count && product->memory != NULL; ++i) {
         gln_product_memory_t *memory = &product->memory[i];
 
@@ -124,7 +132,8 @@ static void close_product(gln_cpu_state_t *state, gln_product_t *product) {
 }
 
 gln_status_t gln_product_get(gln_cpu_state_t *state, const gln_product_key_t *key,
-                             const gln_product_t **out) {
+                             const gln_product_t **out)
+{
     gln_product_t **bucket = &state->products[bucket_of(key)];
     gln_product_t *product = *bucket;
     dnnl_status_t status;
@@ -156,7 +165,8 @@ gln_status_t gln_product_get(gln_cpu_state_t *state, const gln_product_key_t *ke
 }
 
 static dnnl_status_t set_handles(gln_product_memory_t *memory, const void *a, const void *b,
-                                 void *c, void *scratchpad) {
+                                 void *c, void *scratchpad)
+{
     dnnl_status_t status = dnnl_memory_set_data_handle(memory->a, (void *)(uintptr_t)a);
 
     if (status == dnnl_success)
@@ -168,7 +178,8 @@ static dnnl_status_t set_handles(gln_product_memory_t *memory, const void *a, co
 }
 
 void gln_product_run(gln_cpu_state_t *state, const gln_product_t *product, int worker,
-                     const void *a, const void *b, void *c, void *scratchpad) {
+                     const void *a, const void *b, void *c, void *scratchpad)
+{
     gln_product_memory_t *memory = &product->memory[worker];
     dnnl_exec_arg_t arguments[] = {{DNNL_ARG_SRC, memory->a},
                                    {DNNL_ARG_WEIGHTS, memory->b},
@@ -184,7 +195,8 @@ void gln_product_run(gln_cpu_state_t *state, const gln_product_t *product, int w
         atomic_compare_exchange_strong(&state->library_status, &expected, (int)status);
 }
 
-void gln_product_close_all(gln_cpu_state_t *state) {
+void gln_product_close_all(gln_cpu_state_t *state)
+{
     for (int i = 0; i < GLN_CPU_BUCKETS; ++i)
         while (state->products[i] != NULL) {
             gln_product_t *product = state->products[i];
@@ -194,7 +206,8 @@ void gln_product_close_all(gln_cpu_state_t *state) {
         }
 }
 
-int gln_cpu_library_enter(gln_cpu_state_t *state) {
+int gln_cpu_library_enter(gln_cpu_state_t *state)
+{
     int threads = omp_get_max_threads();
 
     atomic_store(&state->library_status, dnnl_success);
@@ -202,7 +215,8 @@ int gln_cpu_library_enter(gln_cpu_state_t *state) {
     return threads;
 }
 
-gln_status_t gln_cpu_library_leave(gln_cpu_state_t *state, int entered, gln_status_t status) {
+gln_status_t gln_cpu_library_leave(gln_cpu_state_t *state, int entered, gln_status_t status)
+{
     int library = atomic_load(&state->library_status);
 
     if (entered != 1) omp_set_num_threads(entered);

@@ -22,7 +22,8 @@ typedef struct backward_run {
     int64_t first_block; /* of this run of the pool */
 } backward_run_t;
 
-GLN_CLONES static float sum_of_squares(const float *x, int64_t h) {
+GLN_CLONES static float sum_of_squares(const float *x, int64_t h)
+{
     float lanes[GLN_LANES] = {0};
     int64_t i = 0;
 
@@ -35,12 +36,14 @@ GLN_CLONES static float sum_of_squares(const float *x, int64_t h) {
 }
 
 GLN_CLONES static void scale_row(const float *restrict x, const float *restrict w, float rstd,
-                                 int64_t h, float *restrict y) {
+                                 int64_t h, float *restrict y)
+{
     for (int64_t i = 0; i < h; ++i)
         y[i] = x[i] * rstd * w[i];
 }
 
-static void rmsnorm_task(void *ctx, int task, int worker) {
+static void rmsnorm_task(void *ctx, int task, int worker)
+{
     const rmsnorm_run_t *run = ctx;
     const gln_rmsnorm_t *args = run->args;
     int64_t first = task * run->task_rows, last = gln_cpu_min(first + run->task_rows, args->n);
@@ -56,7 +59,8 @@ static void rmsnorm_task(void *ctx, int task, int worker) {
     }
 }
 
-gln_status_t gln_cpu_rmsnorm(gln_kernels_t *k, const gln_rmsnorm_t *args) {
+gln_status_t gln_cpu_rmsnorm(gln_kernels_t *k, const gln_rmsnorm_t *args)
+{
     rmsnorm_run_t run = {args, gln_cpu_task_rows(args->h)};
 
     gln_pool_run(k->pool, gln_cpu_tasks(args->n, run.task_rows), rmsnorm_task, &run);
@@ -65,7 +69,8 @@ gln_status_t gln_cpu_rmsnorm(gln_kernels_t *k, const gln_rmsnorm_t *args) {
 
 /* sum of dy w x */
 GLN_CLONES static float dot3(const float *restrict dy, const float *restrict w,
-                             const float *restrict x, int64_t h) {
+                             const float *restrict x, int64_t h)
+{
     float lanes[GLN_LANES] = {0};
     int64_t i = 0;
 
@@ -80,7 +85,8 @@ GLN_CLONES static float dot3(const float *restrict dy, const float *restrict w,
 /* dx += rstd (dy w - z mean) and dw += dy z with z = x rstd. */
 GLN_CLONES static void backward_row(const float *restrict dy, const float *restrict x,
                                     const float *restrict w, float rstd, float mean, int64_t h,
-                                    float *restrict dx, float *restrict dw) {
+                                    float *restrict dx, float *restrict dw)
+{
     for (int64_t i = 0; i < h; ++i) {
         float z = x[i] * rstd;
 
@@ -89,7 +95,8 @@ GLN_CLONES static void backward_row(const float *restrict dy, const float *restr
     }
 }
 
-static void backward_task(void *ctx, int task, int worker) {
+static void backward_task(void *ctx, int task, int worker)
+{
     const backward_run_t *run = ctx;
     const gln_rmsnorm_backward_t *args = run->args;
     int64_t first = (run->first_block + task) * BLOCK_ROWS;
@@ -108,12 +115,14 @@ static void backward_task(void *ctx, int task, int worker) {
     }
 }
 
-GLN_CLONES static void add_row(const float *restrict x, int64_t h, float *restrict y) {
+GLN_CLONES static void add_row(const float *restrict x, int64_t h, float *restrict y)
+{
     for (int64_t i = 0; i < h; ++i)
         y[i] += x[i];
 }
 
-static gln_status_t reserve_partials(gln_cpu_state_t *state, int64_t h) {
+static gln_status_t reserve_partials(gln_cpu_state_t *state, int64_t h)
+{
     if (h <= state->partials_width) return GLN_OK;
     free(state->partials);
     state->partials_width = 0;
@@ -127,7 +136,8 @@ static gln_status_t reserve_partials(gln_cpu_state_t *state, int64_t h) {
     return GLN_OK;
 }
 
-gln_status_t gln_cpu_rmsnorm_backward(gln_kernels_t *k, const gln_rmsnorm_backward_t *args) {
+gln_status_t gln_cpu_rmsnorm_backward(gln_kernels_t *k, const gln_rmsnorm_backward_t *args)
+{
     gln_cpu_state_t *state = k->state;
     int64_t blocks = gln_cpu_tasks(args->n, BLOCK_ROWS);
     gln_status_t status = reserve_partials(state, args->h);

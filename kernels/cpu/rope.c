@@ -13,12 +13,14 @@ typedef struct rope_run {
     int64_t task_rows;
 } rope_run_t;
 
-static void close_table(gln_rope_table_t *table) {
+static void close_table(gln_rope_table_t *table)
+{
     free(table->cosine);
     free(table);
 }
 
-static gln_status_t make_table(const gln_rope_t *args, gln_rope_table_t **out) {
+static gln_status_t make_table(const gln_rope_t *args, gln_rope_table_t **out)
+{
     int64_t half = args->dh / 2;
     gln_rope_table_t *table = calloc(1, sizeof *table);
 
@@ -47,7 +49,8 @@ static gln_status_t make_table(const gln_rope_t *args, gln_rope_table_t **out) {
 }
 
 static gln_status_t get_table(gln_cpu_state_t *state, const gln_rope_t *args,
-                              const gln_rope_table_t **out) {
+                              const gln_rope_table_t **out)
+{
     gln_rope_table_t **link = &state->rope_tables, *table = NULL;
     gln_status_t status;
 
@@ -66,7 +69,8 @@ static gln_status_t get_table(gln_cpu_state_t *state, const gln_rope_t *args,
     return GLN_OK;
 }
 
-void gln_cpu_rope_close(gln_cpu_state_t *state) {
+void gln_cpu_rope_close(gln_cpu_state_t *state)
+{
     while (state->rope_tables != NULL) {
         gln_rope_table_t *table = state->rope_tables;
 
@@ -78,7 +82,8 @@ void gln_cpu_rope_close(gln_cpu_state_t *state) {
 /* `sign` is 1, or -1 to turn back. */
 GLN_CLONES static void turn_head(const float *restrict cosine, const float *restrict sine,
                                  float sign, int64_t half, float *restrict low,
-                                 float *restrict high) {
+                                 float *restrict high)
+{
     for (int64_t i = 0; i < half; ++i) {
         float a = low[i], b = high[i], c = cosine[i], s = sine[i] * sign;
 
@@ -87,7 +92,8 @@ GLN_CLONES static void turn_head(const float *restrict cosine, const float *rest
     }
 }
 
-static void rope_task(void *ctx, int task, int worker) {
+static void rope_task(void *ctx, int task, int worker)
+{
     const rope_run_t *run = ctx;
     const gln_rope_t *args = run->args;
     int64_t half = args->dh / 2, first = task * run->task_rows;
@@ -104,7 +110,8 @@ static void rope_task(void *ctx, int task, int worker) {
     }
 }
 
-gln_status_t gln_cpu_rope(gln_kernels_t *k, const gln_rope_t *args) {
+gln_status_t gln_cpu_rope(gln_kernels_t *k, const gln_rope_t *args)
+{
     rope_run_t run = {args, NULL, gln_cpu_task_rows((int64_t)args->heads * args->dh)};
     gln_status_t status;
 

@@ -13,11 +13,13 @@ typedef struct rows_run {
     int64_t task_rows;
 } rows_run_t;
 
-static void copy_row(const float *from, int64_t h, float *to) {
+static void copy_row(const float *from, int64_t h, float *to)
+{
     memcpy(to, from, (size_t)h * sizeof *to);
 }
 
-static void gather_task(void *ctx, int task, int worker) {
+static void gather_task(void *ctx, int task, int worker)
+{
     const rows_run_t *run = ctx;
     const gln_gather_t *args = run->args;
     int64_t first = task * run->task_rows, last = gln_cpu_min(first + run->task_rows, args->n);
@@ -33,7 +35,8 @@ static void gather_task(void *ctx, int task, int worker) {
     }
 }
 
-gln_status_t gln_cpu_gather(gln_kernels_t *k, const gln_gather_t *args) {
+gln_status_t gln_cpu_gather(gln_kernels_t *k, const gln_gather_t *args)
+{
     rows_run_t run = {args, gln_cpu_task_rows(2 * args->h)};
 
     gln_pool_run(k->pool, gln_cpu_tasks(args->n, run.task_rows), gather_task, &run);
@@ -41,26 +44,29 @@ gln_status_t gln_cpu_gather(gln_kernels_t *k, const gln_gather_t *args) {
 }
 
 /* out = 0 + a x */
-GLN_CLONES static void first_row(float a, const float *restrict x, int64_t h, float *restrict out) {
+GLN_CLONES static void first_row(float a, const float *restrict x, int64_t h, float *restrict out)
+{
     for (int64_t i = 0; i < h; ++i)
         out[i] = 0.0f + a * x[i];
 }
 
 /* out = (0 + a x) + b y */
 GLN_CLONES static void first_two_rows(float a, const float *restrict x, float b,
-                                      const float *restrict y, int64_t h, float *restrict out) {
+                                      const float *restrict y, int64_t h, float *restrict out)
+{
     for (int64_t i = 0; i < h; ++i)
         out[i] = (0.0f + a * x[i]) + b * y[i];
 }
 
 /* out += a x */
-GLN_CLONES static void add_scaled(float a, const float *restrict x, int64_t h,
-                                  float *restrict out) {
+GLN_CLONES static void add_scaled(float a, const float *restrict x, int64_t h, float *restrict out)
+{
     for (int64_t i = 0; i < h; ++i)
         out[i] += a * x[i];
 }
 
-static void combine_task(void *ctx, int task, int worker) {
+static void combine_task(void *ctx, int task, int worker)
+{
     const rows_run_t *run = ctx;
     const gln_combine_t *args = run->args;
     const float *rows = args->rows, *weight = args->weight;
@@ -88,14 +94,16 @@ static void combine_task(void *ctx, int task, int worker) {
     }
 }
 
-gln_status_t gln_cpu_combine(gln_kernels_t *k, const gln_combine_t *args) {
+gln_status_t gln_cpu_combine(gln_kernels_t *k, const gln_combine_t *args)
+{
     rows_run_t run = {args, gln_cpu_task_rows(3 * args->h)};
 
     gln_pool_run(k->pool, gln_cpu_tasks(args->n, run.task_rows), combine_task, &run);
     return GLN_OK;
 }
 
-static void embed_task(void *ctx, int task, int worker) {
+static void embed_task(void *ctx, int task, int worker)
+{
     const rows_run_t *run = ctx;
     const gln_embed_t *args = run->args;
     int64_t first = task * run->task_rows, last = gln_cpu_min(first + run->task_rows, args->n);
@@ -106,7 +114,8 @@ static void embed_task(void *ctx, int task, int worker) {
                  (float *)args->out + n * args->h);
 }
 
-gln_status_t gln_cpu_embed(gln_kernels_t *k, const gln_embed_t *args) {
+gln_status_t gln_cpu_embed(gln_kernels_t *k, const gln_embed_t *args)
+{
     rows_run_t run = {args, gln_cpu_task_rows(2 * args->h)};
 
     gln_pool_run(k->pool, gln_cpu_tasks(args->n, run.task_rows), embed_task, &run);
@@ -115,7 +124,8 @@ gln_status_t gln_cpu_embed(gln_kernels_t *k, const gln_embed_t *args) {
 
 /* Columns [first, first + columns) of all rows. */
 GLN_CLONES static void embed_backward_columns(const gln_embed_backward_t *args, int64_t first,
-                                              int64_t columns) {
+                                              int64_t columns)
+{
     const float *dout = (const float *)args->dout + first;
     float *dtable = (float *)args->dtable + first;
 
@@ -132,7 +142,8 @@ GLN_CLONES static void embed_backward_columns(const gln_embed_backward_t *args, 
     }
 }
 
-static void embed_backward_task(void *ctx, int task, int worker) {
+static void embed_backward_task(void *ctx, int task, int worker)
+{
     const gln_embed_backward_t *args = ctx;
     int64_t first = (int64_t)task * EMBED_COLUMNS;
 
@@ -140,7 +151,8 @@ static void embed_backward_task(void *ctx, int task, int worker) {
     embed_backward_columns(args, first, gln_cpu_min(EMBED_COLUMNS, args->h - first));
 }
 
-gln_status_t gln_cpu_embed_backward(gln_kernels_t *k, const gln_embed_backward_t *args) {
+gln_status_t gln_cpu_embed_backward(gln_kernels_t *k, const gln_embed_backward_t *args)
+{
     gln_embed_backward_t copy = *args;
 
     if (args->n > 0)

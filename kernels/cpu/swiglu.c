@@ -14,20 +14,15 @@ typedef struct backward_run {
     int64_t task_rows;
 } backward_run_t;
 
-/* One row of the gradient. */
-typedef struct backward_row {
-    const float *dact, *gate, *up;
-    float w;
-    float *dgate, *dup, *act_w;
-} backward_row_t;
-
 GLN_CLONES static void swiglu_row(const float *restrict gate, const float *restrict up, int64_t f,
-                                  float *restrict act) {
+                                  float *restrict act)
+{
     for (int64_t i = 0; i < f; ++i)
         act[i] = gate[i] / (1.0f + gln_expf(-gate[i])) * up[i];
 }
 
-static void swiglu_task(void *ctx, int task, int worker) {
+static void swiglu_task(void *ctx, int task, int worker)
+{
     const swiglu_run_t *run = ctx;
     const gln_swiglu_t *args = run->args;
     int64_t f = args->f, first = task * run->task_rows;
@@ -41,68 +36,64 @@ static void swiglu_task(void *ctx, int task, int worker) {
     }
 }
 
-gln_status_t gln_cpu_swiglu(gln_kernels_t *k, const gln_swiglu_t *args) {
+gln_status_t gln_cpu_swiglu(gln_kernels_t *k, const gln_swiglu_t *args)
+{
     swiglu_run_t run = {args, gln_cpu_task_rows(3 * args->f)};
 
     gln_pool_run(k->pool, gln_cpu_tasks(args->n, run.task_rows), swiglu_task, &run);
     return GLN_OK;
 }
 
-GLN_CLONES static void backward_elements(const backward_row_t *row, int64_t f) {
-    const float *restrict dact = row->dact, *restrict gate = row->gate, *restrict up = row->up;
-    float *restrict dgate = row->dgate, *restrict dup = row->dup, *restrict act_w = row->act_w;
-    float w = row->w;
-
-    for (int64_t i = 0; i < f; ++i) {
-        float g = gate[i], u = up[i], d = w * dact[i];
+/* Up to GLN_CHUNK columns of one row; gate_gradient[i] is dact silu(gate) up. */
+static inline __attribute__((always_inline)) void
+backward_chunk(const float *restrict dact, const float *restrict gate, const float *restrict up,
+               float w, int64_t count, float *restrict dgate, float *restrict dup,
+               float *restrict act_w, float *restrict gate_gradient)
+{
+    for (int64_t i = 0; i < count; ++i) {
+        float g = gate[i], u = up[i], d = dact[i], wd = w * d;
         float s = 1.0f / (1.0f + gln_expf(-g));
-        float silu = g * s;
+        float silu = g * s, act = silu * u;
 
-        act_w[i] = w * (silu * u);
-        dgate[i] = d * u * (s * (1.0f + g * (1.0f - s)));
-        dup[i] = d * silu;
+        gate_gradient[i] = d * act;
+        act_w[i] = w * act;
+        dgate[i] = wd * u * (s * (1.0f + g * (1.0f - s)));
+        dup[i] = wd * silu;
     }
 }
 
-/* sum of dact silu(gate) up */
-GLN_CLONES static float gate_gradient(const float *restrict dact, const float *restrict gate,
-                                      const float *restrict up, int64_t f) {
-    float lanes[GLN_LANES] = {0};
-    int64_t i = 0;
+GLN_CLONES static void backward_row(const gln_swiglu_backward_t *args, int64_t n)
+{
+    int64_t f = args->f;
+    const float *dact = (const float *)args->dact + n * f;
+    const float *gate = (const float *)args->hgu + n * 2 * f;
+    float *dgate = (float *)args->dhgu + n * 2 * f, *act_w = (float *)args->act_w + n * f;
+    float w = args->w != NULL ? ((const float *)args->w)[n] : 1.0f;
+    float gate_gradient[GLN_CHUNK], lanes[GLN_LANES] = {0};
 
-    for (; i + GLN_LANES <= f; i += GLN_LANES)
-        for (int lane = 0; lane < GLN_LANES; ++lane) {
-            float g = gate[i + lane];
+    for (int64_t first = 0; first < f; first += GLN_CHUNK) {
+        int64_t count = gln_cpu_min(GLN_CHUNK, f - first);
 
-            lanes[lane] += dact[i + lane] * (g / (1.0f + gln_expf(-g)) * up[i + lane]);
-        }
-    for (int lane = 0; i < f; ++i, ++lane)
-        lanes[lane] += dact[i] * (gate[i] / (1.0f + gln_expf(-gate[i])) * up[i]);
-    return gln_lanes_sum(lanes);
+        backward_chunk(dact + first, gate + first, gate + f + first, w, count, dgate + first,
+                       dgate + f + first, act_w + first, gate_gradient);
+        gln_lanes_add(gate_gradient, count, lanes);
+    }
+    if (args->a != NULL) ((float *)args->a)[n] = gln_lanes_sum(lanes);
 }
 
-static void backward_task(void *ctx, int task, int worker) {
+static void backward_task(void *ctx, int task, int worker)
+{
     const backward_run_t *run = ctx;
-    const gln_swiglu_backward_t *args = run->args;
-    int64_t f = args->f, first = task * run->task_rows;
-    int64_t last = gln_cpu_min(first + run->task_rows, args->n);
+    int64_t first = task * run->task_rows;
+    int64_t last = gln_cpu_min(first + run->task_rows, run->args->n);
 
     (void)worker;
-    for (int64_t n = first; n < last; ++n) {
-        backward_row_t row = {.dact = (const float *)args->dact + n * f,
-                              .gate = (const float *)args->hgu + n * 2 * f,
-                              .w = args->w != NULL ? ((const float *)args->w)[n] : 1.0f,
-                              .dgate = (float *)args->dhgu + n * 2 * f,
-                              .act_w = (float *)args->act_w + n * f};
-
-        row.up = row.gate + f;
-        row.dup = row.dgate + f;
-        if (args->a != NULL) ((float *)args->a)[n] = gate_gradient(row.dact, row.gate, row.up, f);
-        backward_elements(&row, f);
-    }
+    for (int64_t n = first; n < last; ++n)
+        backward_row(run->args, n);
 }
 
-gln_status_t gln_cpu_swiglu_backward(gln_kernels_t *k, const gln_swiglu_backward_t *args) {
+gln_status_t gln_cpu_swiglu_backward(gln_kernels_t *k, const gln_swiglu_backward_t *args)
+{
     backward_run_t run = {args, gln_cpu_task_rows(6 * args->f)};
 
     gln_pool_run(k->pool, gln_cpu_tasks(args->n, run.task_rows), backward_task, &run);
