@@ -136,7 +136,7 @@ Test(checkpoint, digest_depends_on_tensors_alone)
     char digests[4][33];
     static const int layouts[][2] = {{1, 1}, {4, 1}, {4, 2}};
     for (int i = 0; i < 3; i++) {
-        char where[GLN_TEST_PATH_MAX + 8];
+        char where[GLN_TEST_PATH_MAX + 16];
         snprintf(where, sizeof where, "%s-%d", path, i);
         write_world(where, layouts[i][0], layouts[i][1], 1, 1);
         cr_assert_eq(gln_checkpoint_digest(where, digests[i]), GLN_OK, "%s", gln_last_error());

@@ -166,6 +166,9 @@ Test(checkpoint_damage, file_entries_of_the_manifest)
 {
     resealed("\"name\":\"dense.safetensors\",\"bytes\"",
              "\"name\":\"../dense.safetensors\",\"bytes\"", "plain file name");
+    resealed("\"files\": [",
+             "\"files\": [{\"name\":\"spare\",\"bytes\":9,\"xxh3_64\":\"0123456789abcdef\"},",
+             "spare"); /* also a file that no tensor is in */
     resealed("\"name\":\"dense.safetensors\",\"bytes\"", "\"name\":\"a/b\",\"bytes\"",
              "plain file name");
     resealed("\"name\":\"experts-00001.safetensors\"", "\"name\":\"experts-00000.safetensors\"",
