@@ -34,19 +34,22 @@
 #include <string.h>
 #include <time.h>
 
-double gln_layer_now(void) {
+double gln_layer_now(void)
+{
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-void gln_layer_lap(double *mark, double *sum) {
+void gln_layer_lap(double *mark, double *sum)
+{
     double now = gln_layer_now();
     *sum += now - *mark;
     *mark = now;
 }
 
-static void layout(gln_layer_t *layer, const gln_layer_bounds_t *bounds) {
+static void layout(gln_layer_t *layer, const gln_layer_bounds_t *bounds)
+{
     layer->plans =
         gln_arena_take(&layer->arena, (size_t)bounds->local_domains * sizeof layer->plans[0]);
     if (!layer->options.forward_only)
@@ -55,7 +58,8 @@ static void layout(gln_layer_t *layer, const gln_layer_bounds_t *bounds) {
         layer->rows = layer->workspace->rows;
 }
 
-static gln_status_t open_plans(gln_layer_t *layer) {
+static gln_status_t open_plans(gln_layer_t *layer)
+{
     for (int i = 0; i < layer->parallel->local_domains; ++i) {
         gln_status_t status = gln_plan_open(layer->router, &layer->plans[i]);
         if (status != GLN_OK) return status;
@@ -65,7 +69,8 @@ static gln_status_t open_plans(gln_layer_t *layer) {
 
 gln_status_t gln_layer_open(const gln_parallel_t *parallel, gln_kernels_t *kernels,
                             gln_layer_workspace_t *workspace, const gln_layer_options_t *options,
-                            int index, gln_layer_t **out) {
+                            int index, gln_layer_t **out)
+{
     gln_layer_bounds_t bounds;
     gln_status_t status = gln_layer_check_options(parallel, kernels, options);
 
@@ -108,7 +113,8 @@ fail:
     return status;
 }
 
-void gln_layer_close(gln_layer_t *layer) {
+void gln_layer_close(gln_layer_t *layer)
+{
     if (layer == NULL) return;
     if (layer->workspace->planned == layer) layer->workspace->planned = NULL;
     if (layer->arena.base != NULL)
@@ -119,7 +125,8 @@ void gln_layer_close(gln_layer_t *layer) {
     free(layer);
 }
 
-size_t gln_layer_bytes(const gln_layer_t *layer) {
+size_t gln_layer_bytes(const gln_layer_t *layer)
+{
     size_t bytes = layer->arena.size_bytes;
 
     for (int i = 0; i < layer->parallel->local_domains; ++i)
@@ -127,12 +134,14 @@ size_t gln_layer_bytes(const gln_layer_t *layer) {
     return bytes;
 }
 
-const gln_plan_t *gln_layer_plan(const gln_layer_t *layer, int local_domain) {
+const gln_plan_t *gln_layer_plan(const gln_layer_t *layer, int local_domain)
+{
     GLN_ASSERT(local_domain >= 0 && local_domain < layer->parallel->local_domains);
     return layer->plans[local_domain];
 }
 
-gln_ledger_t gln_layer_ledger(const gln_layer_t *layer) {
+gln_ledger_t gln_layer_ledger(const gln_layer_t *layer)
+{
     gln_ledger_t sum = {0};
 
     for (int i = 0; i < layer->parallel->local_domains; ++i)
@@ -140,18 +149,22 @@ gln_ledger_t gln_layer_ledger(const gln_layer_t *layer) {
     return sum;
 }
 
-gln_traffic_t gln_layer_traffic(const gln_layer_t *layer) {
+gln_traffic_t gln_layer_traffic(const gln_layer_t *layer)
+{
     return layer->traffic;
 }
 
-double gln_layer_balance_loss(const gln_layer_t *layer, int local_domain) {
+double gln_layer_balance_loss(const gln_layer_t *layer, int local_domain)
+{
     return gln_layer_plan(layer, local_domain)->balance_loss;
 }
 
-double gln_layer_z_loss(const gln_layer_t *layer, int local_domain) {
+double gln_layer_z_loss(const gln_layer_t *layer, int local_domain)
+{
     return gln_layer_plan(layer, local_domain)->z_loss;
 }
 
-gln_layer_times_t gln_layer_times(const gln_layer_t *layer) {
+gln_layer_times_t gln_layer_times(const gln_layer_t *layer)
+{
     return layer->times;
 }

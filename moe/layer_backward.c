@@ -12,7 +12,8 @@
 /* dy of the received rows to the experts' weight gradients, a of every expert row, and dx of the
  * received rows. */
 static gln_status_t run_experts(gln_layer_t *layer, const gln_layer_weights_t *weights,
-                                const gln_layer_gradients_t *gradients, double *mark) {
+                                const gln_layer_gradients_t *gradients, double *mark)
+{
     gln_kernels_t *k = layer->kernels;
     gln_layer_workspace_t *w = layer->workspace;
     gln_layer_rows_t *rows = &layer->rows;
@@ -77,7 +78,8 @@ static gln_status_t run_experts(gln_layer_t *layer, const gln_layer_weights_t *w
 }
 
 /* a of expert rows into the order in which scalars were received. */
-static void order_scalars(gln_layer_t *layer) {
+static void order_scalars(gln_layer_t *layer)
+{
     gln_layer_workspace_t *w = layer->workspace;
     const int32_t *row = layer->rows.route_row;
     int64_t count = layer->rows.rows_count;
@@ -93,7 +95,8 @@ static void order_scalars(gln_layer_t *layer) {
 /* Scalars of one domain, expert by expert slot routes then rectified rows, into plan order. Returns
  * where the next domain's begin. */
 static const char *plan_scalars(gln_layer_workspace_t *w, const gln_plan_t *plan,
-                                const char *scalars) {
+                                const char *scalars)
+{
     int64_t element = w->bounds.element_bytes;
 
     for (int e = 0; e < plan->experts; ++e) {
@@ -112,7 +115,8 @@ static const char *plan_scalars(gln_layer_workspace_t *w, const gln_plan_t *plan
 /* Scalars at their source to gradients of logits, gate weights and x. */
 static gln_status_t run_gate(gln_layer_t *layer, const gln_layer_weights_t *weights,
                              double aux_scale, void *dx, const gln_layer_gradients_t *gradients,
-                             double *mark) {
+                             double *mark)
+{
     const gln_parallel_t *p = layer->parallel;
     gln_layer_workspace_t *w = layer->workspace;
     gln_kernels_t *k = layer->kernels;
@@ -156,7 +160,8 @@ static gln_status_t run_gate(gln_layer_t *layer, const gln_layer_weights_t *weig
 
 gln_status_t gln_layer_backward(gln_layer_t *layer, const gln_layer_weights_t *weights,
                                 const void *dy, double aux_scale, void *dx,
-                                const gln_layer_gradients_t *gradients) {
+                                const gln_layer_gradients_t *gradients)
+{
     gln_layer_workspace_t *w = layer->workspace;
     gln_kernels_t *k = layer->kernels;
     double begin = gln_layer_now(), mark = begin;

@@ -3,7 +3,8 @@
 
 #include "base/log.h"
 
-static gln_status_t check(const gln_layer_t *layer, const gln_layer_step_t *step) {
+static gln_status_t check(const gln_layer_t *layer, const gln_layer_step_t *step)
+{
     if (step->keep && layer->options.forward_only)
         return gln_fail(GLN_ERR_ARGUMENT,
                         "layer %d: opened forward_only, but forward is asked to keep for backward; "
@@ -20,7 +21,8 @@ static gln_status_t check(const gln_layer_t *layer, const gln_layer_step_t *step
 
 /* Logits of all local tokens, then one plan per local domain. */
 static gln_status_t route_domains(gln_layer_t *layer, const gln_layer_weights_t *weights,
-                                  const gln_layer_step_t *step, const void *x) {
+                                  const gln_layer_step_t *step, const void *x)
+{
     const gln_parallel_t *p = layer->parallel;
     gln_layer_workspace_t *w = layer->workspace;
     int64_t tokens = layer->options.tokens, hidden = layer->options.hidden;
@@ -54,7 +56,8 @@ static gln_status_t route_domains(gln_layer_t *layer, const gln_layer_weights_t 
 /* x of the received rows to y of the received rows: every row's results weighted and summed in
  * expert order. */
 static gln_status_t run_experts(gln_layer_t *layer, const gln_layer_weights_t *weights,
-                                double *mark) {
+                                double *mark)
+{
     gln_kernels_t *k = layer->kernels;
     gln_layer_workspace_t *w = layer->workspace;
     gln_layer_rows_t *rows = &layer->rows;
@@ -98,7 +101,8 @@ static gln_status_t run_experts(gln_layer_t *layer, const gln_layer_weights_t *w
     return status;
 }
 
-static void traffic_add(gln_traffic_t *sum, gln_traffic_t item) {
+static void traffic_add(gln_traffic_t *sum, gln_traffic_t item)
+{
     sum->rank_rows += item.rank_rows;
     sum->node_rows += item.node_rows;
     sum->remote_rows += item.remote_rows;
@@ -108,7 +112,8 @@ static void traffic_add(gln_traffic_t *sum, gln_traffic_t item) {
 }
 
 gln_status_t gln_layer_forward(gln_layer_t *layer, const gln_layer_weights_t *weights,
-                               const gln_layer_step_t *step, const void *x, void *y) {
+                               const gln_layer_step_t *step, const void *x, void *y)
+{
     gln_layer_workspace_t *w = layer->workspace;
     gln_status_t status = check(layer, step);
     double begin = gln_layer_now(), mark = begin;

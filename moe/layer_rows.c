@@ -20,7 +20,8 @@ typedef struct route_span { /* routes of one expert in a plan */
     int64_t slots, rects;
 } route_span_t;
 
-static route_span_t span_of(const gln_plan_t *plan, int expert, int64_t element_bytes) {
+static route_span_t span_of(const gln_plan_t *plan, int expert, int64_t element_bytes)
+{
     int32_t slot = plan->expert_offset[expert], rect = plan->rect_offset[expert];
     route_span_t span = {
         .slot_token = plan->route_token + slot,
@@ -33,15 +34,18 @@ static route_span_t span_of(const gln_plan_t *plan, int expert, int64_t element_
     return span;
 }
 
-static size_t weights_offset(int64_t per_domain, int64_t routes) {
+static size_t weights_offset(int64_t per_domain, int64_t routes)
+{
     return ((size_t)(per_domain + routes) * 4 + 7) / 8 * 8;
 }
 
-static size_t meta_size(int64_t per_domain, int64_t routes, int64_t element_bytes) {
+static size_t meta_size(int64_t per_domain, int64_t routes, int64_t element_bytes)
+{
     return weights_offset(per_domain, routes) + ((size_t)(routes * element_bytes) + 7) / 8 * 8;
 }
 
-static void set_bits(uint64_t *bits, const int32_t *tokens, int64_t count) {
+static void set_bits(uint64_t *bits, const int32_t *tokens, int64_t count)
+{
     for (int64_t i = 0; i < count; ++i)
         bits[tokens[i] / 64] |= (uint64_t)1 << tokens[i] % 64;
 }
@@ -49,7 +53,8 @@ static void set_bits(uint64_t *bits, const int32_t *tokens, int64_t count) {
 /* Distinct tokens of the plan with a route to experts [first, first + L), ascending; their number.
  */
 static int64_t list_tokens(gln_layer_workspace_t *w, const gln_plan_t *plan, int first,
-                           int32_t *list) {
+                           int32_t *list)
+{
     int64_t words = (w->bounds.tokens + 63) / 64, count = 0;
 
     memset(w->token_bits, 0, (size_t)words * 8);
@@ -69,7 +74,8 @@ static int64_t list_tokens(gln_layer_workspace_t *w, const gln_plan_t *plan, int
 
 /* Metadata of one pair at `meta` (8 bytes aligned); the number of its routes. */
 static int64_t write_meta(const gln_layer_workspace_t *w, const gln_plan_t *plan, int first,
-                          char *meta) {
+                          char *meta)
+{
     int64_t per_domain = w->bounds.per_domain, e_bytes = w->bounds.element_bytes, n = 0;
     int32_t *routes = (int32_t *)(void *)meta, *row = routes + per_domain;
 
@@ -95,7 +101,8 @@ static int64_t write_meta(const gln_layer_workspace_t *w, const gln_plan_t *plan
     return n;
 }
 
-static void build_send(gln_layer_t *layer, gln_exchange_send_t *send) {
+static void build_send(gln_layer_t *layer, gln_exchange_send_t *send)
+{
     gln_layer_workspace_t *w = layer->workspace;
     int domains = layer->parallel->local_domains, group_domains = layer->parallel->group_domains;
     int64_t rows = 0;
@@ -125,7 +132,8 @@ static void build_send(gln_layer_t *layer, gln_exchange_send_t *send) {
                                   .meta = w->meta};
 }
 
-gln_status_t gln_layer_set_plan(gln_layer_t *layer) {
+gln_status_t gln_layer_set_plan(gln_layer_t *layer)
+{
     gln_layer_workspace_t *w = layer->workspace;
     gln_exchange_send_t send;
     gln_status_t status;
@@ -140,7 +148,8 @@ gln_status_t gln_layer_set_plan(gln_layer_t *layer) {
 }
 
 /* Where the instances' rows begin. */
-static void count_instances(gln_layer_t *layer) {
+static void count_instances(gln_layer_t *layer)
+{
     const gln_layer_workspace_t *w = layer->workspace;
     int64_t domains = w->bounds.local_domains, sources = w->bounds.group_domains;
     int64_t per_domain = w->bounds.per_domain, *offset = layer->rows.instance_offset;
@@ -162,7 +171,8 @@ static void count_instances(gln_layer_t *layer) {
 
 /* Give every route of a pair its expert row, its weight and its place in the combine lists'
  * lengths. */
-static void place_pair(gln_layer_t *layer, int64_t domain, int64_t pair) {
+static void place_pair(gln_layer_t *layer, int64_t domain, int64_t pair)
+{
     gln_layer_workspace_t *w = layer->workspace;
     gln_layer_rows_t *rows = &layer->rows;
     int64_t per_domain = w->bounds.per_domain, e_bytes = w->bounds.element_bytes;
@@ -191,7 +201,8 @@ static void place_pair(gln_layer_t *layer, int64_t domain, int64_t pair) {
 }
 
 /* The expert rows of every received row, in expert order, with their weights. */
-static void list_combine(gln_layer_t *layer) {
+static void list_combine(gln_layer_t *layer)
+{
     gln_layer_workspace_t *w = layer->workspace;
     gln_layer_rows_t *rows = &layer->rows;
     int wide = w->bounds.element_bytes == 8;
@@ -211,7 +222,8 @@ static void list_combine(gln_layer_t *layer) {
     }
 }
 
-void gln_layer_place_rows(gln_layer_t *layer) {
+void gln_layer_place_rows(gln_layer_t *layer)
+{
     gln_layer_workspace_t *w = layer->workspace;
     gln_layer_rows_t *rows = &layer->rows;
     int64_t domains = w->bounds.local_domains, sources = w->bounds.group_domains;
@@ -230,7 +242,8 @@ void gln_layer_place_rows(gln_layer_t *layer) {
     list_combine(layer);
 }
 
-gln_status_t gln_layer_multiply(gln_layer_t *layer, const gln_layer_products_t *p) {
+gln_status_t gln_layer_multiply(gln_layer_t *layer, const gln_layer_products_t *p)
+{
     const gln_parallel_t *parallel = layer->parallel;
     const int64_t *offset = layer->rows.instance_offset;
     gln_dtype_t dtype = layer->kernels->dtype;

@@ -5,16 +5,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int64_t least(int64_t a, int64_t b) {
+static int64_t least(int64_t a, int64_t b)
+{
     return a < b ? a : b;
 }
 
-static int64_t most(int64_t a, int64_t b) {
+static int64_t most(int64_t a, int64_t b)
+{
     return a > b ? a : b;
 }
 
 gln_status_t gln_layer_check_options(const gln_parallel_t *parallel, const gln_kernels_t *kernels,
-                                     const gln_layer_options_t *options) {
+                                     const gln_layer_options_t *options)
+{
     if (parallel->comm == NULL)
         return gln_fail(GLN_ERR_ARGUMENT,
                         "layer: the layout has no communicator; make it with gln_parallel_open");
@@ -35,7 +38,8 @@ gln_status_t gln_layer_check_options(const gln_parallel_t *parallel, const gln_k
 }
 
 gln_status_t gln_layer_open_router(const gln_parallel_t *parallel, const gln_kernels_t *kernels,
-                                   const gln_layer_options_t *options, gln_router_t **out) {
+                                   const gln_layer_options_t *options, gln_router_t **out)
+{
     gln_router_shape_t shape = {.tokens = options->tokens,
                                 .experts = parallel->experts,
                                 .per_domain = parallel->per_domain,
@@ -47,7 +51,8 @@ gln_status_t gln_layer_open_router(const gln_parallel_t *parallel, const gln_ker
 /* Routes of one (source, destination) pair at most; near: the destination is in the source's
  * ir_scope. */
 static int64_t pair_routes(const gln_layer_bounds_t *b, const gln_router_options_t *router,
-                           int64_t capacity, int near) {
+                           int64_t capacity, int near)
+{
     int64_t k = router->k > 0 ? router->k : 1;
     int64_t rect = router->rectify && near ? b->tokens : 0;
     int64_t token_routes = k + (router->fill ? 1 : 0) + (rect > 0 ? 1 : 0);
@@ -58,12 +63,14 @@ static int64_t pair_routes(const gln_layer_bounds_t *b, const gln_router_options
                  b->tokens * least(b->per_domain, token_routes));
 }
 
-static int64_t round_to_8(int64_t bytes) {
+static int64_t round_to_8(int64_t bytes)
+{
     return (bytes + 7) / 8 * 8;
 }
 
 static void set_received(const gln_parallel_t *parallel, const gln_router_options_t *router,
-                         int64_t capacity, int64_t token_routes, gln_layer_bounds_t *b) {
+                         int64_t capacity, int64_t token_routes, gln_layer_bounds_t *b)
+{
     int64_t groups = parallel->local_groups, sources = b->group_domains;
     int64_t here =
         least(b->local_domains, b->group_domains); /* n: domains of a group on this rank */
@@ -81,7 +88,8 @@ static void set_received(const gln_parallel_t *parallel, const gln_router_option
 
 gln_status_t gln_layer_bounds_set(const gln_parallel_t *parallel, const gln_kernels_t *kernels,
                                   const gln_layer_options_t *options, const gln_router_t *router,
-                                  gln_layer_bounds_t *out) {
+                                  gln_layer_bounds_t *out)
+{
     const gln_router_options_t *r = &options->router;
     double own = r->capacity_factor > 0 ? r->capacity_factor : 1.0;
     int64_t capacity = gln_router_capacity(
@@ -123,12 +131,13 @@ gln_status_t gln_layer_bounds_set(const gln_parallel_t *parallel, const gln_kern
     return GLN_OK;
 }
 
-static void *take(gln_arena_t *arena, int64_t count, int64_t bytes) {
+static void *take(gln_arena_t *arena, int64_t count, int64_t bytes)
+{
     return gln_arena_take(arena, (size_t)count * (size_t)bytes);
 }
 
-void gln_layer_rows_layout(const gln_layer_bounds_t *b, gln_arena_t *arena,
-                           gln_layer_rows_t *rows) {
+void gln_layer_rows_layout(const gln_layer_bounds_t *b, gln_arena_t *arena, gln_layer_rows_t *rows)
+{
     int64_t routes = b->received_routes, e = b->element_bytes;
 
     rows->instance_offset = take(arena, b->local_domains * b->per_domain + 1, 8);
@@ -141,7 +150,8 @@ void gln_layer_rows_layout(const gln_layer_bounds_t *b, gln_arena_t *arena,
     rows->hgu = take(arena, routes * 2 * b->expert_hidden, e);
 }
 
-static void layout(gln_layer_workspace_t *w) {
+static void layout(gln_layer_workspace_t *w)
+{
     const gln_layer_bounds_t *b = &w->bounds;
     gln_arena_t *arena = &w->arena;
     int64_t pairs = b->local_domains * b->group_domains, tokens = b->local_domains * b->tokens;
@@ -177,7 +187,8 @@ static void layout(gln_layer_workspace_t *w) {
 }
 
 static gln_status_t open_exchange(const gln_parallel_t *parallel, const gln_kernels_t *kernels,
-                                  gln_layer_workspace_t *w) {
+                                  gln_layer_workspace_t *w)
+{
     gln_exchange_options_t options = {.domains = parallel->domains,
                                       .groups = parallel->groups,
                                       .tokens = w->bounds.tokens,
@@ -191,7 +202,8 @@ static gln_status_t open_exchange(const gln_parallel_t *parallel, const gln_kern
 
 gln_status_t gln_layer_workspace_open(const gln_parallel_t *parallel, gln_kernels_t *kernels,
                                       const gln_layer_options_t *options,
-                                      gln_layer_workspace_t **out) {
+                                      gln_layer_workspace_t **out)
+{
     gln_router_t *router = NULL; /* for its bounds */
     int rank;
     gln_status_t status = gln_layer_check_options(parallel, kernels, options);
@@ -202,12 +214,13 @@ gln_status_t gln_layer_workspace_open(const gln_parallel_t *parallel, gln_kernel
         return gln_fail(GLN_ERR_MEMORY, "layer workspace: no memory for a handle of %zu bytes",
                         sizeof *w);
     status = gln_layer_open_router(parallel, kernels, options, &router);
-    if (status != GLN_OK) goto fail;
-    status = gln_layer_bounds_set(parallel, kernels, options, router, &w->bounds);
+    if (status == GLN_OK)
+        status = gln_layer_bounds_set(parallel, kernels, options, router, &w->bounds);
     gln_router_close(router);
-    if (status != GLN_OK) goto fail;
-    layout(w);
-    status = gln_arena_commit(&w->arena, gln_device_cpu());
+    if (status == GLN_OK) {
+        layout(w);
+        status = gln_arena_commit(&w->arena, gln_device_cpu());
+    }
     /* memory may be short on one rank alone: nobody may wait for it in the exchange */
     status = gln_comm_agree(parallel->comm, status, &rank);
     if (status != GLN_OK) goto fail;
@@ -221,13 +234,15 @@ fail:
     return status;
 }
 
-void gln_layer_workspace_close(gln_layer_workspace_t *workspace) {
+void gln_layer_workspace_close(gln_layer_workspace_t *workspace)
+{
     if (workspace == NULL) return;
     gln_exchange_close(workspace->exchange);
     gln_arena_close(&workspace->arena);
     free(workspace);
 }
 
-size_t gln_layer_workspace_bytes(const gln_layer_workspace_t *workspace) {
+size_t gln_layer_workspace_bytes(const gln_layer_workspace_t *workspace)
+{
     return workspace->arena.size_bytes + gln_exchange_bytes(workspace->exchange);
 }

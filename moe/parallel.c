@@ -18,7 +18,8 @@ typedef struct number_list {
 } number_list_t;
 
 /* "1, 2, 4" in the end; long lists end in "...". */
-static void list_add(number_list_t *list, int number) {
+static void list_add(number_list_t *list, int number)
+{
     if (list->count > LIST_NUMBERS_MAX || list->used + 16 >= sizeof list->text) return;
     if (list->count == LIST_NUMBERS_MAX)
         list->used +=
@@ -29,12 +30,14 @@ static void list_add(number_list_t *list, int number) {
     list->count += 1;
 }
 
-static int one_divides_other(int a, int b) {
+static int one_divides_other(int a, int b)
+{
     return a % b == 0 || b % a == 0;
 }
 
 /* Divisors of `domains` that may be the number of ranks (groups > 0: that fit the groups too). */
-static number_list_t rank_counts(int domains, int groups) {
+static number_list_t rank_counts(int domains, int groups)
+{
     number_list_t list = {{0}, 0, 0};
 
     for (int ranks = 1; ranks <= domains; ++ranks)
@@ -43,12 +46,14 @@ static number_list_t rank_counts(int domains, int groups) {
     return list;
 }
 
-static gln_status_t check_positive(const char *name, int value) {
+static gln_status_t check_positive(const char *name, int value)
+{
     if (value >= 1) return GLN_OK;
     return gln_fail(GLN_ERR_CONFIG, "%s must be at least 1, found %d", name, value);
 }
 
-static gln_status_t check_counts(int ranks, int rank, int domains, int groups, int experts) {
+static gln_status_t check_counts(int ranks, int rank, int domains, int groups, int experts)
+{
     gln_status_t status = check_positive("the number of ranks", ranks);
 
     if (status == GLN_OK) status = check_positive("the number of domains", domains);
@@ -61,7 +66,8 @@ static gln_status_t check_counts(int ranks, int rank, int domains, int groups, i
     return GLN_OK;
 }
 
-static gln_status_t check_divisions(int ranks, int domains, int groups, int experts) {
+static gln_status_t check_divisions(int ranks, int domains, int groups, int experts)
+{
     number_list_t list;
 
     if (domains % groups != 0) {
@@ -104,7 +110,8 @@ static gln_status_t check_divisions(int ranks, int domains, int groups, int expe
 }
 
 gln_status_t gln_parallel_layout(int ranks, int rank, int domains, int groups, int experts,
-                                 gln_parallel_t *out) {
+                                 gln_parallel_t *out)
+{
     gln_status_t status = check_counts(ranks, rank, domains, groups, experts);
 
     if (status == GLN_OK) status = check_divisions(ranks, domains, groups, experts);
@@ -126,7 +133,8 @@ gln_status_t gln_parallel_layout(int ranks, int rank, int domains, int groups, i
 }
 
 gln_status_t gln_parallel_open(gln_comm_t *comm, int domains, int groups, int experts,
-                               gln_parallel_t *out) {
+                               gln_parallel_t *out)
+{
     gln_parallel_t p;
     gln_status_t status =
         gln_parallel_layout(gln_comm_size(comm), gln_comm_rank(comm), domains, groups, experts, &p);
@@ -140,7 +148,8 @@ gln_status_t gln_parallel_open(gln_comm_t *comm, int domains, int groups, int ex
     return GLN_OK;
 }
 
-void gln_parallel_close(gln_parallel_t *p) {
+void gln_parallel_close(gln_parallel_t *p)
+{
     if (p == NULL) return;
     gln_comm_close(p->replicas);
     memset(p, 0, sizeof *p);

@@ -7,7 +7,8 @@
 static const double step_size = 1e-5, tolerance = 2e-7, aux_scale = 0.7;
 
 /* Everything that decides who goes where. */
-static uint64_t plan_hash(const world_t *w) {
+static uint64_t plan_hash(const world_t *w)
+{
     uint64_t hash = 14695981039346656037u;
     for (int d = 0; d < w->o.domains; ++d) {
         const gln_plan_t *plan = gln_layer_plan(w->layer, d);
@@ -24,7 +25,8 @@ static uint64_t plan_hash(const world_t *w) {
 }
 
 /* The loss as the layer itself computes it. */
-static double layer_loss(world_t *w, uint64_t plan) {
+static double layer_loss(world_t *w, uint64_t plan)
+{
     double loss = 0.0;
     world_forward(w, 0);
     cr_assert_eq(plan_hash(w), plan, "the plan changed under a difference of %g: pick other logits",
@@ -38,7 +40,8 @@ static double layer_loss(world_t *w, uint64_t plan) {
 }
 
 static void compare(world_t *w, const char *name, double *values, int64_t count,
-                    const double *gradient, int attached, uint64_t plan) {
+                    const double *gradient, int attached, uint64_t plan)
+{
     for (int64_t i = 0; i < count; ++i) {
         double kept = values[i], up, down;
         values[i] = kept + step_size;
@@ -55,7 +58,8 @@ static void compare(world_t *w, const char *name, double *values, int64_t count,
     }
 }
 
-static double *sum_parts(void *const *parts, int parts_count, int64_t count) {
+static double *sum_parts(void *const *parts, int parts_count, int64_t count)
+{
     double *sum = calloc((size_t)count, sizeof *sum);
     for (int p = 0; p < parts_count; ++p)
         for (int64_t i = 0; i < count; ++i)
@@ -63,7 +67,8 @@ static double *sum_parts(void *const *parts, int parts_count, int64_t count) {
     return sum;
 }
 
-static void check_forward(world_t *w) {
+static void check_forward(world_t *w)
+{
     double *y = calloc((size_t)w->x_count, sizeof *y);
     double loss = oracle_loss(w, aux_scale, y);
     for (int64_t i = 0; i < w->x_count; ++i)
@@ -75,7 +80,8 @@ static void check_forward(world_t *w) {
     free(y);
 }
 
-static gln_ledger_t check_case(const world_options_t *options) {
+static gln_ledger_t check_case(const world_options_t *options)
+{
     world_t w;
     world_open(options, &w);
     world_forward(&w, 1);
@@ -98,7 +104,8 @@ static gln_ledger_t check_case(const world_options_t *options) {
     return ledger;
 }
 
-static world_options_t base_options(int domains, int groups, int k) {
+static world_options_t base_options(int domains, int groups, int k)
+{
     world_options_t o = {.domains = domains,
                          .groups = groups,
                          .experts = 8,
@@ -113,7 +120,8 @@ static world_options_t base_options(int domains, int groups, int k) {
 }
 
 /* k, FR, IR and both capacities on one layout. */
-static void check_layout(int domains, int groups) {
+static void check_layout(int domains, int groups)
+{
     gln_ledger_t seen = {0};
     for (int k = 1; k <= 2; ++k)
         for (int mode = 0; mode < 4; ++mode)
@@ -130,27 +138,33 @@ static void check_layout(int domains, int groups) {
               "D %d R %d: the cases do not reach every kind of route", domains, groups);
 }
 
-Test(layer_gradient, one_domain) {
+Test(layer_gradient, one_domain)
+{
     check_layout(1, 1);
 }
 
-Test(layer_gradient, two_domains_of_one_group) {
+Test(layer_gradient, two_domains_of_one_group)
+{
     check_layout(2, 1);
 }
 
-Test(layer_gradient, two_groups_of_one_domain) {
+Test(layer_gradient, two_groups_of_one_domain)
+{
     check_layout(2, 2);
 }
 
-Test(layer_gradient, four_domains_of_one_group) {
+Test(layer_gradient, four_domains_of_one_group)
+{
     check_layout(4, 1);
 }
 
-Test(layer_gradient, two_groups_of_two_domains) {
+Test(layer_gradient, two_groups_of_two_domains)
+{
     check_layout(4, 2);
 }
 
-Test(layer_gradient, attached_denominators) {
+Test(layer_gradient, attached_denominators)
+{
     for (int k = 1; k <= 2; ++k)
         for (int mode = 0; mode < 4; ++mode) {
             world_options_t o = base_options(2, 1, k);
@@ -162,7 +176,8 @@ Test(layer_gradient, attached_denominators) {
         }
 }
 
-Test(layer_gradient, other_weights) {
+Test(layer_gradient, other_weights)
+{
     static const gln_route_weight_t forms[] = {GLN_WEIGHT_P, GLN_WEIGHT_TOPK_SOFTMAX};
     for (int form = 0; form < 2; ++form)
         for (int attached = 0; attached < 2; ++attached) {
@@ -175,7 +190,8 @@ Test(layer_gradient, other_weights) {
         }
 }
 
-Test(layer_gradient, options_of_rectification) {
+Test(layer_gradient, options_of_rectification)
+{
     for (int variant = 0; variant < 6; ++variant) {
         world_options_t o = base_options(4, 1, 2);
         o.router.fill = variant % 2;
@@ -191,7 +207,8 @@ Test(layer_gradient, options_of_rectification) {
     }
 }
 
-Test(layer_gradient, dropless_and_without_losses) {
+Test(layer_gradient, dropless_and_without_losses)
+{
     world_options_t o = base_options(4, 2, 2);
     o.router.capacity_factor = INFINITY;
     o.router.balance_coef = o.router.z_coef = 0.0;
@@ -199,7 +216,8 @@ Test(layer_gradient, dropless_and_without_losses) {
     cr_expect_eq(ledger.overflow, 0);
 }
 
-Test(layer_gradient, three_routes_of_an_odd_number_of_tokens) {
+Test(layer_gradient, three_routes_of_an_odd_number_of_tokens)
+{
     world_options_t o = base_options(2, 1, 3);
     o.tokens = 7;
     o.router.fill = o.router.rectify = 1;

@@ -38,14 +38,16 @@ typedef struct world {
     gln_layer_gradients_t gradients;
 } world_t;
 
-static inline double *world_draw(int64_t count, uint64_t stream, double scale) {
+static inline double *world_draw(int64_t count, uint64_t stream, double scale)
+{
     double *values = malloc((size_t)count * sizeof *values);
     for (int64_t i = 0; i < count; ++i)
         values[i] = scale * gln_rng_normal(7, gln_rng_stream(GLN_RNG_TEST, stream, 0), (uint64_t)i);
     return values;
 }
 
-static inline void world_open_data(world_t *w) {
+static inline void world_open_data(world_t *w)
+{
     const world_options_t *o = &w->o;
     w->x_count = o->domains * o->tokens * o->hidden;
     w->gate_count = o->hidden * o->experts;
@@ -68,7 +70,8 @@ static inline void world_open_data(world_t *w) {
     w->gradients = (gln_layer_gradients_t){w->dgate, w->dgate_up, w->ddown};
 }
 
-static inline void world_open(const world_options_t *o, world_t *w) {
+static inline void world_open(const world_options_t *o, world_t *w)
+{
     memset(w, 0, sizeof *w);
     w->o = *o;
     w->options = (gln_layer_options_t){.tokens = o->tokens,
@@ -89,7 +92,8 @@ static inline void world_open(const world_options_t *o, world_t *w) {
     world_open_data(w);
 }
 
-static inline void world_close(world_t *w) {
+static inline void world_close(world_t *w)
+{
     gln_layer_close(w->layer);
     gln_layer_workspace_close(w->workspace);
     gln_kernels_close(w->kernels);
@@ -102,20 +106,23 @@ static inline void world_close(world_t *w) {
         free(w->dgate[i]), free(w->dgate_up[i]), free(w->ddown[i]);
 }
 
-static inline void world_forward(world_t *w, int keep) {
+static inline void world_forward(world_t *w, int keep)
+{
     gln_layer_step_t step = {.seed = 11, .step = 5, .keep = keep};
     cr_assert_eq(gln_layer_forward(w->layer, &w->weights, &step, w->x, w->y), GLN_OK, "%s",
                  gln_last_error());
 }
 
-static inline void world_backward(world_t *w, double aux_scale) {
+static inline void world_backward(world_t *w, double aux_scale)
+{
     cr_assert_eq(gln_layer_backward(w->layer, &w->weights, w->dy, aux_scale, w->dx, &w->gradients),
                  GLN_OK, "%s", gln_last_error());
 }
 
 /* ---- oracle ---------------------------------------------------------------------------------- */
 
-static inline void oracle_softmax(const double *logits, int experts, double *p, double *lse) {
+static inline void oracle_softmax(const double *logits, int experts, double *p, double *lse)
+{
     double max = -INFINITY, sum = 0.0;
     for (int e = 0; e < experts; ++e)
         max = fmax(max, logits[e]);
@@ -127,7 +134,8 @@ static inline void oracle_softmax(const double *logits, int experts, double *p, 
 }
 
 /* How often p of each expert counts in a token's sum, from the plan. */
-static inline void oracle_multiplicity(const gln_plan_t *plan, int64_t t, double *times) {
+static inline void oracle_multiplicity(const gln_plan_t *plan, int64_t t, double *times)
+{
     for (int e = 0; e < plan->experts; ++e) {
         times[e] = 0.0;
         for (int32_t r = plan->expert_offset[e]; r < plan->expert_offset[e + 1]; ++r)
@@ -137,8 +145,8 @@ static inline void oracle_multiplicity(const gln_plan_t *plan, int64_t t, double
 }
 
 /* y[h] += weight * E_e(x). */
-static inline void oracle_expert(const world_t *w, int e, const double *x, double weight,
-                                 double *y) {
+static inline void oracle_expert(const world_t *w, int e, const double *x, double weight, double *y)
+{
     int64_t hidden = w->o.hidden, f = w->o.expert_hidden;
     const double *gate_up = w->gate_up + e * hidden * 2 * f, *down = w->down + e * f * hidden;
     for (int64_t i = 0; i < f; ++i) {
@@ -155,7 +163,8 @@ static inline void oracle_expert(const world_t *w, int e, const double *x, doubl
 
 /* Loss <y, dy> + aux_scale (auxiliary losses) with the plans and the denominators held constant. y
  * may be NULL. */
-static inline double oracle_loss(const world_t *w, double aux_scale, double *y_out) {
+static inline double oracle_loss(const world_t *w, double aux_scale, double *y_out)
+{
     const world_options_t *o = &w->o;
     double loss = 0.0, logits[64], p[64], times[64], y[64], lse;
 

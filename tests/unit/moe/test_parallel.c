@@ -33,7 +33,8 @@ static const expected_t layouts[] = {
     {3, 1, 6, 3, 4, /**/ 2, 2, 2, 2, /**/ 1, 1, 4, 0},
 };
 
-Test(parallel, layouts_are_as_written_down) {
+Test(parallel, layouts_are_as_written_down)
+{
     for (size_t i = 0; i < sizeof layouts / sizeof layouts[0]; ++i) {
         const expected_t *w = &layouts[i];
         gln_parallel_t p;
@@ -57,7 +58,8 @@ Test(parallel, layouts_are_as_written_down) {
 
 /* Over all ranks of a world, every (group, expert) is held exactly once and every domain hosted
  * once. */
-Test(parallel, every_expert_of_every_group_has_one_home) {
+Test(parallel, every_expert_of_every_group_has_one_home)
+{
     for (size_t i = 0; i < sizeof layouts / sizeof layouts[0]; ++i) {
         const expected_t *w = &layouts[i];
         int homes[8][16] = {{0}}, hosts[8] = {0};
@@ -116,7 +118,8 @@ static const refusal_t refusals[] = {
      "domains; with 5040 domains use 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, ... groups"},
 };
 
-Test(parallel, refusals_say_what_divides_what_and_what_would_do) {
+Test(parallel, refusals_say_what_divides_what_and_what_would_do)
+{
     for (size_t i = 0; i < sizeof refusals / sizeof refusals[0]; ++i) {
         const refusal_t *r = &refusals[i];
         gln_parallel_t p;
@@ -129,7 +132,8 @@ Test(parallel, refusals_say_what_divides_what_and_what_would_do) {
     }
 }
 
-Test(parallel, open_in_a_world_of_one) {
+Test(parallel, open_in_a_world_of_one)
+{
     gln_comm_t *comm;
     gln_parallel_t p;
 
