@@ -1,10 +1,10 @@
 /* What a trainer saves and restores, and which checkpoints it keeps. */
 #include "base/log.h"
-#include "moe/checkpoint_internal.h"
 #include "moe/file.h"
 #include "moe/trainer_internal.h"
 
 #include <dirent.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
