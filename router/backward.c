@@ -1,11 +1,13 @@
 /* Gradient of the logits in closed form, O(T (E + K)), one task per block of tokens.
  *
- * With n_j = c_j p_j (c_j = 1 for a slot route, plus m where it is h), w_j = n_j / S, A = sum_j w_j
- * a_j: S constant or 1                      dL/dlogit_i = w_i a_i - p_i A S = sum of n_j, with
- * gradient        dL/dlogit_i = w_i a_i - w_i A S = sum of the k largest p, with gradient w_i a_i -
- * q_i A, q_i = p_i / S in the top k, else 0 The first is the limit for underflowed scores as well,
- * so it needs no case of its own. Balance (f_e constant): g_i = coef E f_i / T, adds p_i (g_i -
- * sum_j p_j g_j). z: adds p_i coef 2 lse / T. */
+ * With n_j = c_j p_j (c_j = 1 for a slot route, plus m where it is h), w_j = r n_j / S for a factor
+ * r (route_scale), A = sum_j w_j a_j and u_i = p_i dL/dp_i through the weights: S constant or 1 u_i
+ * = w_i a_i S = sum of n_j, with gradient       u_i = w_i (a_i - A / r) S = sum of the k choices'
+ * p, with   u_i = w_i a_i - q_i A, q_i = p_i / S among the choices, else 0 No division by p:
+ * underflowed scores learn too, and where all of S underflowed the same forms hold with the equal
+ * shares that weights.c gave. Balance (f_e constant): g_i = coef E f_i / T is dL/dp_i. p softmax
+ * dL/dlogit_i = u_i - p_i sum_j u_j + p_i (g_i - sum_j p_j g_j) p sigmoid   dL/dlogit_i = (1 - p_i)
+ * (u_i + b_i (g_i - sum_j b_j g_j)), b = p / sum_j p_j z: adds softmax_i coef 2 lse / T. */
 #include "base/clones.h"
 #include "base/log.h"
 #include "router/router_internal.h"
@@ -16,7 +18,7 @@ typedef struct gln_backward_call {
     const void *route_a, *rect_a;
     void *dlogits;
     double balance_coef; /* scaled; 0: no balance gradient */
-    double z_factor;     /* dL/dlogit_i = p_i * z_factor * lse */
+    double z_factor;     /* dL/dlogit_i = softmax_i * z_factor * lse */
 } gln_backward_call_t;
 
 #define REAL float
@@ -62,10 +64,7 @@ gln_status_t gln_router_backward(gln_router_t *router, const gln_plan_t *plan, c
         .balance_coef = router->options.balance_coef * aux_scale,
         .z_factor = router->options.z_coef * aux_scale * 2 / tokens,
     };
-    for (int e = 0; e < plan->experts && call.balance_coef != 0; e++)
-        gln_store(router->balance_gradient, e, router->shape.acc,
-                  call.balance_coef * plan->experts * (double)plan->choice_count[e] /
-                      (tokens * plan->k * tokens));
+    if (call.balance_coef != 0) gln_balance_gradient(router, plan, call.balance_coef);
     gln_pool_run(router->pool, router->blocks_count, backward_block, &call);
     return GLN_OK;
 }

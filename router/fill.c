@@ -26,7 +26,7 @@ void gln_fill_expert(gln_route_call_t *call, int expert, int32_t first, int32_t 
         int32_t token = gln_item_token(items[i]);
         plan->route_token[first + i] = token;
         plan->route_kind[first + i] = GLN_ROUTE_FILLED;
-        plan->route_choice[first + i] = (uint8_t)k;
+        plan->route_choice[first + i] = (uint16_t)k;
         plan->token_route[(int64_t)token * (k + 1) + k] = first + i;
     }
 }

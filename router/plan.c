@@ -8,8 +8,8 @@ static void layout(const gln_router_t *router, gln_plan_t *plan)
     gln_arena_t *arena = &plan->arena;
     size_t acc = gln_dtype_bytes(router->shape.acc);
     size_t tokens = (size_t)router->shape.tokens, experts = (size_t)router->shape.experts;
-    size_t choices = tokens * ((size_t)router->options.k + 1);
     size_t routes = (size_t)gln_router_routes_max(router);
+    size_t choices = router->width > 0 ? tokens * (size_t)router->width : routes;
     size_t rows = (size_t)gln_router_rect_max(router);
     plan->expert_offset = gln_arena_take(arena, (experts + 1) * sizeof *plan->expert_offset);
     plan->route_token = gln_arena_take(arena, routes * sizeof *plan->route_token);
@@ -19,15 +19,19 @@ static void layout(const gln_router_t *router, gln_plan_t *plan)
     plan->rect_offset = gln_arena_take(arena, (experts + 1) * sizeof *plan->rect_offset);
     plan->rect_token = gln_arena_take(arena, rows * sizeof *plan->rect_token);
     plan->rect_weight = gln_arena_take(arena, rows * acc);
+    plan->token_offset = gln_arena_take(arena, (tokens + 1) * sizeof *plan->token_offset);
     plan->token_route = gln_arena_take(arena, choices * sizeof *plan->token_route);
     plan->token_expert = gln_arena_take(arena, choices * sizeof *plan->token_expert);
     plan->token_rect = gln_arena_take(arena, tokens * sizeof *plan->token_rect);
     plan->token_h = gln_arena_take(arena, tokens * sizeof *plan->token_h);
     plan->token_m = gln_arena_take(arena, tokens * sizeof *plan->token_m);
     plan->scores = gln_arena_take(arena, tokens * experts * acc);
+    plan->softmax = router->sigmoid ? gln_arena_take(arena, tokens * experts * acc) : plan->scores;
     plan->lse = gln_arena_take(arena, tokens * acc);
     plan->token_scale = gln_arena_take(arena, tokens * acc);
     plan->choice_count = gln_arena_take(arena, experts * sizeof *plan->choice_count);
+    plan->score_mean = gln_arena_take(arena, experts * sizeof *plan->score_mean);
+    plan->balance_fraction = gln_arena_take(arena, experts * sizeof *plan->balance_fraction);
 }
 
 gln_status_t gln_plan_open(const gln_router_t *router, gln_plan_t **out)
@@ -46,6 +50,9 @@ gln_status_t gln_plan_open(const gln_router_t *router, gln_plan_t **out)
     plan->tokens = router->shape.tokens;
     plan->experts = router->shape.experts;
     plan->k = router->options.k;
+    plan->policy = router->options.policy;
+    for (int64_t t = 0; t <= plan->tokens; t++)
+        plan->token_offset[t] = (int32_t)(t * router->width);
     *out = plan;
     return GLN_OK;
 }
@@ -63,11 +70,13 @@ gln_status_t gln_plan_check(const gln_router_t *router, const gln_plan_t *plan)
         return gln_fail(GLN_ERR_ARGUMENT, "router call got NULL for %s",
                         router ? "plan" : "router");
     if (plan->tokens == router->shape.tokens && plan->experts == router->shape.experts &&
-        plan->k == router->options.k)
+        plan->k == router->options.k && plan->policy == router->options.policy)
         return GLN_OK;
-    return gln_fail(GLN_ERR_ARGUMENT,
-                    "the plan is for %lld tokens, %d experts and k %d, the router for %lld, %d and "
-                    "%d; open the plan with this router",
-                    (long long)plan->tokens, plan->experts, plan->k,
-                    (long long)router->shape.tokens, router->shape.experts, router->options.k);
+    return gln_fail(
+        GLN_ERR_ARGUMENT,
+        "the plan is for policy %s, %lld tokens, %d experts and k %d, the router for %s, %lld, %d "
+        "and %d; open the plan with this router",
+        gln_policy_name(plan->policy), (long long)plan->tokens, plan->experts, plan->k,
+        gln_policy_name(router->options.policy), (long long)router->shape.tokens,
+        router->shape.experts, router->options.k);
 }

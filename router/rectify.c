@@ -4,26 +4,21 @@
  * First every token of a block picks its h alone (O(K + local experts) for a short token, O(K) for
  * others); then the rows wanted are bucketed by expert in token order; with ir_capacity an expert
  * that is wanted by more turns away the tokens of smallest p_h. A token whose h already serves it
- * wants no row, so the limit does not touch it. Not run at all when nothing overflowed. */
+ * wants no row, so the limit does not touch it. */
 #include "router/router_internal.h"
 
 static int serves(const gln_plan_t *plan, int64_t t, int expert)
 {
-    int k = plan->k;
-    for (int c = 0; c <= k; c++)
-        if (plan->token_expert[t * (k + 1) + c] == expert &&
-            plan->token_route[t * (k + 1) + c] >= 0)
-            return 1;
+    for (int32_t i = plan->token_offset[t]; i < plan->token_offset[t + 1]; i++)
+        if (plan->token_expert[i] == expert && plan->token_route[i] >= 0) return 1;
     return 0;
 }
 
 static void mark_serving(const gln_plan_t *plan, int64_t t, unsigned char value,
                          unsigned char *serving)
 {
-    int k = plan->k;
-    for (int c = 0; c <= k; c++)
-        if (plan->token_route[t * (k + 1) + c] >= 0)
-            serving[plan->token_expert[t * (k + 1) + c]] = value;
+    for (int32_t i = plan->token_offset[t]; i < plan->token_offset[t + 1]; i++)
+        if (plan->token_route[i] >= 0) serving[plan->token_expert[i]] = value;
 }
 
 /* argmax of p over the local experts (those not serving, with ir_exclude); -1 if there is none. */
@@ -48,14 +43,15 @@ static int best_local(const gln_route_call_t *call, int64_t t, unsigned char *se
 }
 
 /* How many routes a token lacks that is short of them; 0 if it is not short. */
-static int lacks(const gln_router_t *router, const gln_plan_t *plan, int64_t t)
+static int lacks(const gln_route_call_t *call, int64_t t)
 {
-    const gln_router_options_t *o = &router->options;
+    const gln_router_options_t *o = &call->router->options;
+    const gln_plan_t *plan = call->plan;
     int served = 0;
-    for (int c = 0; c <= o->k; c++)
-        served += plan->token_route[t * (o->k + 1) + c] >= 0;
+    for (int32_t i = plan->token_offset[t]; i < plan->token_offset[t + 1]; i++)
+        served += plan->token_route[i] >= 0;
     if (o->ir_tokens == GLN_IR_TOKENS_NONE_LEFT ? served > 0 : served >= o->k) return 0;
-    return o->k - served + (o->ir_scale == GLN_IR_SCALE_K_GATE && o->fill);
+    return o->k - served + (o->ir_scale == GLN_IR_SCALE_K_GATE && call->fill);
 }
 
 static void pick_block(void *ctx, int block, int worker)
@@ -70,7 +66,7 @@ static void pick_block(void *ctx, int block, int worker)
     int64_t first, end;
     gln_block_range(router, block, &first, &end);
     for (int64_t t = first; t < end; t++) {
-        int multiplicity = lacks(router, plan, t);
+        int multiplicity = lacks(call, t);
         if (multiplicity == 0) continue;
         int h = best_local(call, t, serving);
         if (h < 0) continue;
@@ -142,13 +138,10 @@ void gln_route_rectify(gln_route_call_t *call)
     gln_router_t *router = call->router;
     gln_plan_t *plan = call->plan;
     int experts = router->shape.experts;
-    int64_t limit = router->options.ir_capacity, overflow = 0;
+    int64_t limit = router->options.ir_capacity;
     plan->rect_count = 0;
     memset(plan->rect_offset, 0, (size_t)(experts + 1) * sizeof *plan->rect_offset);
-    for (int e = 0; e < experts; e++)
-        if (plan->choice_count[e] > plan->capacity)
-            overflow += plan->choice_count[e] - plan->capacity;
-    if (!router->options.rectify || overflow == 0) return;
+    if (!call->rectify) return;
     gln_pool_run(router->pool, router->blocks_count, pick_block, call);
     gln_buckets_place(&router->topk, router->blocks_count, experts);
     for (int e = 0; e < experts; e++) {
@@ -157,6 +150,7 @@ void gln_route_rectify(gln_route_call_t *call)
         plan->rect_offset[e + 1] = plan->rect_offset[e] + kept;
     }
     plan->rect_count = plan->rect_offset[experts];
+    if (router->topk.offset[experts] == 0) return;
     gln_pool_run(router->pool, router->blocks_count, place_rows_block, call);
     gln_pool_run(router->pool, call->count_scope, rows_expert, call);
 }

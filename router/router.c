@@ -1,10 +1,12 @@
 /* The router of one domain: opening it, its bounds, and the order of the stages of one call:
  *   score (softmax, ranking) - select (capacity, fill-in) - rectify - weights - losses - ledger.
- * Every stage is a set of independent tasks over blocks of tokens or over experts; blocks are cut
- * by T alone, so the plan is the same for any number of threads. O(T E + T K log T) work; beside
- * the plan O(T K + E) memory (at most BLOCKS_MAX counters per expert). */
+ * Ranking and selection are the policy's (policy.h). Every stage is a set of independent tasks over
+ * blocks of tokens or over experts; blocks are cut by T alone, so the plan is the same for any
+ * number of threads. O(T E + T K log T) work; beside the plan O(T K + E) memory (at most BLOCKS_MAX
+ * counters per expert). */
 #include "base/log.h"
-#include "router/router_internal.h"
+#include "base/rng.h"
+#include "router/policy.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,7 +30,10 @@ static void layout(gln_router_t *router)
     size_t blocks = (size_t)router->blocks_count, best = (size_t)router->best_count;
     size_t threads = (size_t)gln_pool_threads(router->pool);
     size_t ranked = router->best_count > GLN_BEST_SCAN_MAX ? 2 * experts : 0;
-    layout_buckets(&router->topk, arena, blocks, experts, tokens * (size_t)router->options.k);
+    /* rectified rows use the buckets of the choices, at most one row per token */
+    size_t entries =
+        router->width > router->options.k + 1 ? (size_t)router->width : (size_t)router->options.k;
+    layout_buckets(&router->topk, arena, blocks, experts, router->width > 0 ? tokens * entries : 0);
     layout_buckets(&router->fill, arena, blocks, experts, router->options.fill ? tokens : 0);
     router->bad_token = gln_arena_take(arena, blocks * sizeof *router->bad_token);
     router->bad_expert = gln_arena_take(arena, blocks * sizeof *router->bad_expert);
@@ -41,6 +46,9 @@ static void layout(gln_router_t *router)
     router->worker_items = gln_arena_take(arena, threads * ranked * sizeof *router->worker_items);
     router->worker_in = gln_arena_take(arena, threads * experts);
     router->balance_gradient = gln_arena_take(arena, experts * gln_dtype_bytes(router->shape.acc));
+    router->bias = gln_arena_take(
+        arena, router->ops->takes & GLN_TAKES_BIAS ? experts * sizeof *router->bias : 0);
+    router->state = gln_arena_take(arena, router->ops->state_bytes(router));
 }
 
 static void cut_blocks(gln_router_t *router)
@@ -64,7 +72,7 @@ gln_status_t gln_router_open(const gln_router_options_t *options, const gln_rout
     gln_router_t *router = calloc(1, sizeof *router);
     if (!router)
         return gln_fail(GLN_ERR_MEMORY, "no memory for a router of %zu bytes", sizeof *router);
-    gln_status_t status = gln_router_options_resolve(options, shape, router);
+    gln_status_t status = gln_router_set_options(router, options, shape);
     if (status != GLN_OK) goto free_router;
     router->pool = pool;
     router->capacity_max = gln_router_capacity(router, router->shape.capacity_factor_max);
@@ -101,7 +109,7 @@ int64_t gln_router_capacity(const gln_router_t *router, double capacity_factor)
 int64_t gln_router_routes_max(const gln_router_t *router)
 {
     int64_t slots = router->shape.experts * router->capacity_max;
-    int64_t asked = router->shape.tokens * (router->options.k + (router->options.fill ? 1 : 0));
+    int64_t asked = router->shape.tokens * router->token_routes;
     return slots < asked ? slots : asked;
 }
 
@@ -113,6 +121,21 @@ int64_t gln_router_rect_max(const gln_router_t *router)
     if (!o->rectify) return 0;
     if (o->ir_capacity == 0 || o->ir_capacity >= tokens) return tokens;
     return o->ir_capacity * local < tokens ? o->ir_capacity * local : tokens;
+}
+
+int64_t gln_router_token_routes_max(const gln_router_t *router)
+{
+    return router->token_routes;
+}
+
+double gln_router_capacity_factor_max(const gln_router_t *router)
+{
+    return router->shape.capacity_factor_max;
+}
+
+const gln_router_options_t *gln_router_options(const gln_router_t *router)
+{
+    return &router->options;
 }
 
 static gln_status_t check_input(const gln_router_t *router, const gln_route_input_t *input,
@@ -152,11 +175,18 @@ gln_status_t gln_router_route(gln_router_t *router, const gln_route_input_t *inp
         .plan = plan,
         .first_scope = input->first_local / local * local,
         .count_scope = local,
+        .fill = router->options.fill && !input->skip_fill,
+        .rectify = router->options.rectify && !input->skip_rectify,
+        .stream = gln_rng_stream(GLN_RNG_ROUTER, (uint64_t)input->step, (uint64_t)input->layer),
     };
     plan->capacity = gln_router_capacity(router, input->capacity_factor);
     status = gln_route_score(&call);
     if (status != GLN_OK) return status;
-    gln_route_select(&call);
+    if (router->ops->prepare) {
+        router->ops->prepare(&call);
+        gln_route_rank(&call);
+    }
+    router->ops->select(&call);
     gln_route_rectify(&call);
     gln_route_weights(&call);
     gln_route_losses(&call);

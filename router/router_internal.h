@@ -37,6 +37,21 @@ static inline uint64_t gln_key(const void *scores, int64_t index, gln_dtype_t ac
     return bits;
 }
 
+/* The same for any finite double, 0 for none. Floats keep their order when widened. */
+static inline uint64_t gln_key_f64(double value)
+{
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits >> 63 ? ~bits : bits | UINT64_C(1) << 63;
+}
+
+/* One score, widened. */
+static inline double gln_score(const void *scores, int64_t index, gln_dtype_t acc)
+{
+    return acc == GLN_F64 ? ((const double *)scores)[index]
+                          : (double)((const float *)scores)[index];
+}
+
 /* Items sorted into one bucket per expert: counted per (block of tokens, expert), prefix-summed
  * into places, put there block by block. Within a bucket items lie in token order until sorted. */
 typedef struct gln_buckets {
@@ -44,6 +59,8 @@ typedef struct gln_buckets {
     int32_t *offset; /* [E+1] */
     gln_item_t *items, *spare;
 } gln_buckets_t;
+
+typedef struct gln_policy_ops gln_policy_ops_t; /* router/policy.h */
 
 /* Tokens that score.c takes through its steps at once, so that their scores stay in the cache. */
 #define GLN_CHUNK_TOKENS 32
@@ -53,9 +70,13 @@ typedef struct gln_buckets {
 struct gln_router {
     gln_router_options_t options; /* defaults filled in */
     gln_router_shape_t shape;
+    const gln_policy_ops_t *ops;
     gln_pool_t *pool;
     int64_t capacity_max;
-    int best_count;       /* how many best experts are found per token: k, or fill_rank */
+    int best_count;   /* how many best experts are found per token: k, or fill_rank; 0: none */
+    int width;        /* entries of a token in the plan; 0: as many as it has routes */
+    int token_routes; /* slot routes of a token at most */
+    int sigmoid;      /* p is the sigmoid of the logits, not their softmax */
     int64_t block_tokens; /* tokens per task: a function of T alone */
     int blocks_count;
     /* scratch */
@@ -70,6 +91,8 @@ struct gln_router {
     gln_item_t *worker_items; /* [threads, 2 E] where many experts are ranked */
     unsigned char *worker_in; /* [threads, E] whether an expert serves the token at hand */
     void *balance_gradient;   /* [E] acc */
+    float *bias;              /* [E] where the policy takes one */
+    void *state;              /* the policy's own */
     gln_arena_t arena;
 };
 
@@ -79,6 +102,8 @@ typedef struct gln_route_call {
     const gln_route_input_t *input;
     gln_plan_t *plan;
     int first_scope, count_scope; /* experts that count as local */
+    int fill, rectify;            /* whether FR and IR run in this call */
+    uint64_t stream;              /* of the draws */
 } gln_route_call_t;
 
 /* Tokens [*first, *end) of block `block`. */
@@ -90,9 +115,16 @@ static inline void gln_block_range(const gln_router_t *router, int block, int64_
     if (*end > router->shape.tokens) *end = router->shape.tokens;
 }
 
+/* Number of token t in the stream of draws; below 2^63. */
+static inline uint64_t gln_draw_index(const gln_route_call_t *call, int64_t t)
+{
+    return (uint64_t)call->input->domain << 32 | (uint64_t)t;
+}
+
 /* options.c */
-gln_status_t gln_router_options_resolve(const gln_router_options_t *options,
-                                        const gln_router_shape_t *shape, gln_router_t *router);
+/** Check options and shape; options with defaults, shape, ops and the policy's sizes of the router. */
+gln_status_t gln_router_set_options(gln_router_t *router, const gln_router_options_t *options,
+                                    const gln_router_shape_t *shape);
 
 /* bucket.c */
 /** Turn counts into places; offset[E] is the number of items. */
@@ -101,13 +133,16 @@ void gln_buckets_place(gln_buckets_t *buckets, int blocks_count, int experts);
 void gln_items_sort(gln_item_t *items, gln_item_t *spare, int64_t count);
 
 /* score.c */
-/** Scores, logsumexp, ranking of experts, counts of topk and fill buckets.
+/** Scores, logsumexp; ranking of experts where it needs no more than a token's own scores.
  *  @return GLN_OK; GLN_ERR_NUMERIC. */
 gln_status_t gln_route_score(gln_route_call_t *call);
 
-/* select.c: top-k routes and, through fill.c, fill-in routes; everything about slots in the plan.
- */
-void gln_route_select(gln_route_call_t *call);
+/* rank.c */
+/** Rank experts for all tokens, after the policy has prepared itself. */
+void gln_route_rank(gln_route_call_t *call);
+/** Rank and keep for `rows` tokens of a block; its counters were zeroed by gln_rank_begin. */
+void gln_rank_begin(gln_router_t *router, int block);
+void gln_rank_rows(gln_route_call_t *call, int block, int64_t first, int rows, int worker);
 
 /* fill.c */
 uint64_t gln_fill_key_of(const gln_route_call_t *call, int64_t token);
@@ -122,6 +157,8 @@ void gln_route_weights(gln_route_call_t *call);
 
 /* losses.c */
 void gln_route_losses(gln_route_call_t *call);
+/** [E] acc of router->balance_gradient: dL/dp of the balance loss times coefficient. */
+void gln_balance_gradient(gln_router_t *router, const gln_plan_t *plan, double coefficient);
 
 /* plan.c */
 gln_status_t gln_plan_check(const gln_router_t *router, const gln_plan_t *plan);

@@ -9,7 +9,7 @@
  *
  * O(T K) to place, O(n log n) per expert of n candidates to sort; O(T K) memory. */
 #include "base/rng.h"
-#include "router/router_internal.h"
+#include "router/policy.h"
 
 /* Key among candidates of one rank; larger is served first, equal keys by token. */
 static uint64_t priority_key(const gln_route_call_t *call, int64_t t, int choice, uint64_t draw)
@@ -31,31 +31,36 @@ static uint64_t priority_key(const gln_route_call_t *call, int64_t t, int choice
     }
 }
 
+/* Whether fill-in candidates of an expert get anything. */
+static int has_free_slots(const gln_router_t *router, const gln_plan_t *plan, int expert)
+{
+    return plan->expert_offset[expert + 1] - plan->expert_offset[expert] >
+           router->topk.offset[expert + 1] - router->topk.offset[expert];
+}
+
 static void place_block(void *ctx, int block, int worker)
 {
     (void)worker;
     gln_route_call_t *call = ctx;
     gln_router_t *router = call->router;
     const gln_plan_t *plan = call->plan;
-    const gln_route_input_t *input = call->input;
     int experts = router->shape.experts, k = router->options.k;
     int32_t *topk_place = router->topk.place + (int64_t)block * experts;
     int32_t *fill_place = router->fill.place + (int64_t)block * experts;
     int random = router->options.priority == GLN_PRIORITY_RANDOM;
-    uint64_t stream = gln_rng_stream(GLN_RNG_ROUTER, (uint64_t)input->step, (uint64_t)input->layer);
     int64_t first, end;
     gln_block_range(router, block, &first, &end);
     for (int64_t t = first; t < end; t++) {
         const int32_t *expert = plan->token_expert + t * (k + 1);
+        const int32_t *route = plan->token_route + t * (k + 1);
         uint64_t draw = 0;
-        if (random)
-            draw = gln_rng_u64(input->seed, stream, ((uint64_t)input->domain << 32) | (uint64_t)t);
-        for (int c = 0; c < k; c++)
+        if (random) draw = gln_rng_u64(call->input->seed, call->stream, gln_draw_index(call, t));
+        for (int c = 0; c < k; c++) {
+            if (route[c] == GLN_ROUTE_DECLINED) continue;
             router->topk.items[topk_place[expert[c]]++] =
                 gln_item(c, priority_key(call, t, c, draw), (int32_t)t);
-        if (expert[k] >= 0 &&
-            plan->expert_offset[expert[k] + 1] >
-                plan->expert_offset[expert[k]] + call->plan->choice_count[expert[k]])
+        }
+        if (expert[k] >= 0 && has_free_slots(router, plan, expert[k]))
             router->fill.items[fill_place[expert[k]]++] =
                 gln_item(k, gln_fill_key_of(call, t), (int32_t)t);
     }
@@ -80,13 +85,13 @@ static void serve_expert(void *ctx, int expert, int worker)
         int rank = gln_item_rank(items[i]);
         plan->route_token[first + i] = token;
         plan->route_kind[first + i] = GLN_ROUTE_TOPK;
-        plan->route_choice[first + i] = (uint8_t)rank;
+        plan->route_choice[first + i] = (uint16_t)rank;
         plan->token_route[(int64_t)token * (k + 1) + rank] = first + i;
     }
     if (given > topk) gln_fill_expert(call, expert, first + topk, given - topk);
 }
 
-void gln_route_select(gln_route_call_t *call)
+void gln_ranked_select(gln_route_call_t *call)
 {
     gln_router_t *router = call->router;
     gln_plan_t *plan = call->plan;

@@ -2,9 +2,9 @@
  *
  * normalized   w = p / S with S the sum of what serves the token (m p_h included)
  * p            w = p, m p_h for the rectified part
- * topk_softmax w = p / S, m p_h / S, with S the sum of the token's k largest p, served or not
- * A normalized token whose S is 0, because every p of its routes underflowed, gets equal shares
- * 1 / (|R| + m), m of them to h; token_scale is 0 there. */
+ * topk_softmax w = p / S, m p_h / S, with S the sum over the token's k choices, served or not
+ * Where S is 0, because every p in it underflowed, each p counts as 1 in numerators and in S: equal
+ * shares; token_scale is 0 there. All of it times route_scale. */
 #include "router/router_internal.h"
 
 #define REAL float
@@ -37,15 +37,14 @@ static void weigh_block(void *ctx, int block, int worker)
     gln_route_call_t *call = ctx;
     const gln_router_t *router = call->router;
     gln_plan_t *plan = call->plan;
-    int k = router->options.k;
     gln_ledger_t ledger = {0};
     int64_t first, end;
     gln_block_range(router, block, &first, &end);
     for (int64_t t = first; t < end; t++) {
-        const int32_t *route = plan->token_route + t * (k + 1);
-        int topk = 0, filled = route[k] >= 0;
-        for (int c = 0; c < k; c++)
-            topk += route[c] >= 0;
+        const int32_t *route = plan->token_route + plan->token_offset[t];
+        int count = plan->token_offset[t + 1] - plan->token_offset[t], topk = 0, filled = 0;
+        for (int c = 0; c < count; c++)
+            *(c < plan->k ? &topk : &filled) += route[c] >= 0;
         count_token(plan, t, topk, filled, &ledger);
         if (router->shape.acc == GLN_F64)
             weigh_token_f64(&router->options, plan, t, topk + filled);
