@@ -17,8 +17,9 @@
  * forward, 12 backward), 4 received_rows H elements exchanged, O(rows (H + F)) for moving, O(rows)
  * for the lists.
  *
- * Memory, with C the capacity at capacity_factor_max, c = K + fill + rectify (routes of a token at
- * most) and, between one source and one destination domain, rows <= min(T, routes) and routes <=
+ * Memory, with C the capacity at capacity_factor_max, c = routes of a token at most (the router's
+ * slot routes, K + fill for top-k, and one if it rectifies) and, between one source and one
+ * destination domain, rows <= min(T, routes) and routes <=
  * min(L min(C, T) + rectified, T min(L, c)), rectified <= min(T, L ir_capacity) for the ir_scope
  * domains around the source, 0 elsewhere. A rank hosts n domains of each of its replica groups.
  * With the G sources of a group it receives, per group, routes <= min(sum of the pairs' bounds, G T
@@ -84,12 +85,10 @@ gln_status_t gln_layer_open(const gln_parallel_t *parallel, gln_kernels_t *kerne
     layer->workspace = workspace;
     layer->options = *options;
     layer->index = index;
-    double own = options->router.capacity_factor > 0 ? options->router.capacity_factor : 1.0;
-    layer->capacity_factor_max =
-        options->capacity_factor_max > own ? options->capacity_factor_max : own;
 
     status = gln_layer_open_router(parallel, kernels, options, &layer->router);
     if (status != GLN_OK) goto fail;
+    layer->capacity_factor_max = gln_router_capacity_factor_max(layer->router);
     status = gln_layer_bounds_set(parallel, kernels, options, layer->router, &bounds);
     if (status != GLN_OK) goto fail;
     if (memcmp(&bounds, &workspace->bounds, sizeof bounds) != 0) {

@@ -50,15 +50,15 @@ gln_status_t gln_layer_open_router(const gln_parallel_t *parallel, const gln_ker
 
 /* Routes of one (source, destination) pair at most; near: the destination is in the source's
  * ir_scope. */
-static int64_t pair_routes(const gln_layer_bounds_t *b, const gln_router_options_t *router,
-                           int64_t capacity, int near)
+static int64_t pair_routes(const gln_layer_bounds_t *b, const gln_router_t *router, int near)
 {
-    int64_t k = router->k > 0 ? router->k : 1;
-    int64_t rect = router->rectify && near ? b->tokens : 0;
-    int64_t token_routes = k + (router->fill ? 1 : 0) + (rect > 0 ? 1 : 0);
+    const gln_router_options_t *o = gln_router_options(router);
+    int64_t capacity = gln_router_capacity(router, gln_router_capacity_factor_max(router));
+    int64_t rect = o->rectify && near ? b->tokens : 0;
+    int64_t token_routes = gln_router_token_routes_max(router) + (rect > 0 ? 1 : 0);
 
-    if (router->ir_capacity > 0 && router->ir_capacity < b->tokens)
-        rect = least(rect, b->per_domain * router->ir_capacity);
+    if (o->ir_capacity > 0 && o->ir_capacity < b->tokens)
+        rect = least(rect, b->per_domain * o->ir_capacity);
     return least(b->per_domain * least(capacity, b->tokens) + rect,
                  b->tokens * least(b->per_domain, token_routes));
 }
@@ -68,14 +68,14 @@ static int64_t round_to_8(int64_t bytes)
     return (bytes + 7) / 8 * 8;
 }
 
-static void set_received(const gln_parallel_t *parallel, const gln_router_options_t *router,
-                         int64_t capacity, int64_t token_routes, gln_layer_bounds_t *b)
+static void set_received(const gln_parallel_t *parallel, const gln_router_t *router,
+                         int64_t token_routes, gln_layer_bounds_t *b)
 {
     int64_t groups = parallel->local_groups, sources = b->group_domains;
     int64_t here =
         least(b->local_domains, b->group_domains); /* n: domains of a group on this rank */
-    int64_t scope = router->ir_scope > 0 ? router->ir_scope : 1;
-    int64_t near = pair_routes(b, router, capacity, 1), far = pair_routes(b, router, capacity, 0);
+    int64_t scope = gln_router_options(router)->ir_scope;
+    int64_t near = pair_routes(b, router, 1), far = pair_routes(b, router, 0);
     int64_t group_routes = here * (scope * near + (sources - scope) * far);
     int64_t group_rows =
         here * (scope * least(b->tokens, near) + (sources - scope) * least(b->tokens, far));
@@ -90,11 +90,8 @@ gln_status_t gln_layer_bounds_set(const gln_parallel_t *parallel, const gln_kern
                                   const gln_layer_options_t *options, const gln_router_t *router,
                                   gln_layer_bounds_t *out)
 {
-    const gln_router_options_t *r = &options->router;
-    double own = r->capacity_factor > 0 ? r->capacity_factor : 1.0;
-    int64_t capacity = gln_router_capacity(
-        router, options->capacity_factor_max > own ? options->capacity_factor_max : own);
-    int64_t token_routes = (r->k > 0 ? r->k : 1) + (r->fill ? 1 : 0) + (r->rectify ? 1 : 0);
+    int64_t token_routes =
+        gln_router_token_routes_max(router) + (gln_router_options(router)->rectify ? 1 : 0);
     int64_t element = (int64_t)gln_dtype_bytes(kernels->acc), pairs;
     gln_layer_bounds_t b;
 
@@ -111,7 +108,7 @@ gln_status_t gln_layer_bounds_set(const gln_parallel_t *parallel, const gln_kern
     b.plan_routes = gln_router_routes_max(router);
     b.plan_rects = gln_router_rect_max(router);
     pairs = b.local_domains * b.group_domains;
-    b.pair_routes = pair_routes(&b, r, capacity, 1);
+    b.pair_routes = pair_routes(&b, router, 1);
     b.pair_rows = least(b.tokens, b.pair_routes);
     b.pair_meta_bytes =
         round_to_8(4 * (b.per_domain + b.pair_routes)) + round_to_8(element * b.pair_routes);
@@ -120,7 +117,7 @@ gln_status_t gln_layer_bounds_set(const gln_parallel_t *parallel, const gln_kern
     b.sent_rows = least(pairs * b.pair_rows,
                         b.local_domains * b.tokens * least(b.group_domains, token_routes));
     b.sent_meta_bytes = pairs * (4 * b.per_domain + 16) + b.sent_routes * (4 + element);
-    set_received(parallel, r, capacity, token_routes, &b);
+    set_received(parallel, router, token_routes, &b);
     if (most(b.received_routes, b.sent_routes) > INT32_MAX || b.pair_meta_bytes > INT32_MAX)
         return gln_fail(
             GLN_ERR_ARGUMENT,
