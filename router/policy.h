@@ -19,9 +19,10 @@ enum {
 #define GLN_TAKES_RECTIFIER (GLN_TAKES_FILL | GLN_TAKES_RECTIFY)
 
 #define GLN_WEIGHT_BIT(form) (1u << (form))
-#define GLN_WEIGHTS_ALL                                                       \
-    (GLN_WEIGHT_BIT(GLN_WEIGHT_P) | GLN_WEIGHT_BIT(GLN_WEIGHT_TOPK_SOFTMAX) | \
-     GLN_WEIGHT_BIT(GLN_WEIGHT_NORMALIZED))
+/* Where choices need not be the largest p, their sum may be arbitrarily small beside the p of a
+ * filled or rectified route: no topk_softmax there. */
+#define GLN_WEIGHTS_OF_SERVED (GLN_WEIGHT_BIT(GLN_WEIGHT_P) | GLN_WEIGHT_BIT(GLN_WEIGHT_NORMALIZED))
+#define GLN_WEIGHTS_ALL (GLN_WEIGHTS_OF_SERVED | GLN_WEIGHT_BIT(GLN_WEIGHT_TOPK_SOFTMAX))
 
 /* Counters of one block of tokens: how many candidates each expert will see. */
 typedef struct gln_rank_counts {
@@ -38,8 +39,8 @@ struct gln_policy_ops {
     gln_route_weight_t weight;
     int attached; /* 1 or -1 */
 
-    /** Sizes of the router, from its resolved options and shape: best_count, width, token_routes,
-     * sigmoid.
+    /** Sizes of the router, from its resolved options and shape: best_count, width, wanted,
+     *  token_routes, sigmoid.
      *  @return GLN_OK; GLN_ERR_ARGUMENT for what the tables above cannot say. */
     gln_status_t (*size)(gln_router_t *router);
     /** Bytes of router->state, scratch or state of the policy's own, zeroed at open. */

@@ -4,9 +4,9 @@
  *
  * A group's score is the sum of its two largest score + bias (one, where it has one expert), as in
  * the released model (the paper's K / group_topk is 2 there); equal groups: the lower one. Weights
- * are the unbiased scores over their sum over the k choices, times `route_scale`, with their whole
- * gradient. Nothing is dropped by default. O(T E) beside the ranking; sums score + bias are rounded
- * to acc. */
+ * are the unbiased scores over their sum over the routes served, which are the k choices as nothing
+ * is dropped by default, times `route_scale`, with their whole gradient. O(T E) beside the ranking;
+ * sums score + bias are rounded to acc. */
 #include "base/log.h"
 #include "router/policy.h"
 #include <math.h>
@@ -89,11 +89,11 @@ static void rank(gln_route_call_t *call, int64_t first, int rows, int worker, in
 
 const gln_policy_ops_t gln_policy_deepseek_v3 = {
     .takes = GLN_TAKES_PRIORITY | GLN_TAKES_RECTIFIER | GLN_TAKES_GROUPS | GLN_TAKES_BIAS,
-    .weights = GLN_WEIGHTS_ALL,
+    .weights = GLN_WEIGHTS_OF_SERVED,
     .k = 8,
     .capacity_factor = INFINITY,
     .priority = GLN_PRIORITY_SCORE,
-    .weight = GLN_WEIGHT_TOPK_SOFTMAX,
+    .weight = GLN_WEIGHT_NORMALIZED,
     .attached = 1,
     .size = size,
     .state_bytes = state_bytes,

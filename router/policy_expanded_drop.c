@@ -15,6 +15,7 @@ static gln_status_t size(gln_router_t *router)
 {
     router->best_count = router->options.k;
     router->width = router->options.k + router->shape.per_domain;
+    router->wanted = router->width;
     router->token_routes =
         router->width < router->shape.experts ? router->width : router->shape.experts;
     return GLN_OK;

@@ -20,6 +20,7 @@ static gln_status_t size(gln_router_t *router)
 {
     router->best_count = 0;
     router->width = 0;
+    router->wanted = 0;
     router->token_routes = router->shape.experts;
     return GLN_OK;
 }
@@ -142,7 +143,7 @@ static void select_slots(gln_route_call_t *call)
 
 const gln_policy_ops_t gln_policy_expert_choice = {
     .takes = 0,
-    .weights = GLN_WEIGHT_BIT(GLN_WEIGHT_P) | GLN_WEIGHT_BIT(GLN_WEIGHT_NORMALIZED),
+    .weights = GLN_WEIGHTS_OF_SERVED,
     .k = 1,
     .capacity_factor = 1.0,
     .priority = GLN_PRIORITY_SCORE,

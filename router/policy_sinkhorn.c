@@ -100,7 +100,7 @@ static void rank(gln_route_call_t *call, int64_t first, int rows, int worker, in
 
 const gln_policy_ops_t gln_policy_sinkhorn = {
     .takes = GLN_TAKES_PRIORITY | GLN_TAKES_RECTIFIER | GLN_TAKES_SINKHORN,
-    .weights = GLN_WEIGHTS_ALL,
+    .weights = GLN_WEIGHTS_OF_SERVED,
     .k = 1,
     .capacity_factor = 1.0,
     .priority = GLN_PRIORITY_SCORE,

@@ -23,6 +23,7 @@ gln_status_t gln_ranked_size(gln_router_t *router)
     const gln_router_options_t *o = &router->options;
     router->best_count = o->fill && o->fill_rank <= router->shape.experts ? o->fill_rank : o->k;
     router->width = o->k + 1;
+    router->wanted = o->k;
     router->token_routes = o->k + (o->fill ? 1 : 0);
     return GLN_OK;
 }

@@ -30,10 +30,8 @@ static void layout(gln_router_t *router)
     size_t blocks = (size_t)router->blocks_count, best = (size_t)router->best_count;
     size_t threads = (size_t)gln_pool_threads(router->pool);
     size_t ranked = router->best_count > GLN_BEST_SCAN_MAX ? 2 * experts : 0;
-    /* rectified rows use the buckets of the choices, at most one row per token */
-    size_t entries =
-        router->width > router->options.k + 1 ? (size_t)router->width : (size_t)router->options.k;
-    layout_buckets(&router->topk, arena, blocks, experts, router->width > 0 ? tokens * entries : 0);
+    size_t wanted = (size_t)router->wanted;
+    layout_buckets(&router->topk, arena, blocks, experts, tokens * wanted);
     layout_buckets(&router->fill, arena, blocks, experts, router->options.fill ? tokens : 0);
     router->bad_token = gln_arena_take(arena, blocks * sizeof *router->bad_token);
     router->bad_expert = gln_arena_take(arena, blocks * sizeof *router->bad_expert);

@@ -75,6 +75,7 @@ struct gln_router {
     int64_t capacity_max;
     int best_count;   /* how many best experts are found per token: k, or fill_rank; 0: none */
     int width;        /* entries of a token in the plan; 0: as many as it has routes */
+    int wanted;       /* experts that a token competes for at once, at least 1 for rectified rows */
     int token_routes; /* slot routes of a token at most */
     int sigmoid;      /* p is the sigmoid of the logits, not their softmax */
     int64_t block_tokens; /* tokens per task: a function of T alone */
