@@ -3,8 +3,8 @@
  * normalized   w = p / S with S the sum of what serves the token (m p_h included)
  * p            w = p, m p_h for the rectified part
  * topk_softmax w = p / S, m p_h / S, with S the sum over the token's k choices, served or not
- * Where S is 0, because every p in it underflowed, each p counts as 1 in numerators and in S: equal
- * shares; token_scale is 0 there. All of it times route_scale. */
+ * A normalized token whose S is 0, because every p of its routes underflowed, gets equal shares
+ * 1 / (|R| + m), m of them to h; token_scale is 0 there. All of it times route_scale. */
 #include "router/router_internal.h"
 
 #define REAL float

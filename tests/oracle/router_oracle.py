@@ -400,15 +400,14 @@ class Oracle:
             counts = self.counts(t)
             chosen = self.entries[t][: self.k]
             if self.weight == P:
-                divisor, ones = 1.0, 1
+                divisor = 1.0
             elif self.weight == TOPK:
-                divisor, ones = sum(self.p[t][e] for e in chosen), self.k
+                divisor = sum(self.p[t][e] for e in chosen)
             else:
                 divisor = sum(c * self.p[t][e] for e, c in counts.items())
-                ones = sum(counts.values())
             known = set(counts) | set(chosen)
             if divisor == 0:  # all of it underflowed: every p counts as one
-                ratio = {e: 1 / ones for e in known} if ones else {}
+                ratio = {e: 1 / sum(counts.values()) for e in counts}
             else:
                 ratio = {e: self.p[t][e] / divisor for e in known}
             self.divisor.append(divisor)

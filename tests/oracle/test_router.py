@@ -101,7 +101,7 @@ def draw_options(r, case):
     case.skip_rectify = r.random() < 0.1
     if case.policy == "sinkhorn":
         case.sinkhorn_iterations = r.choice((0, 1, 3, 20))
-        case.sinkhorn_tolerance = r.choice((0, 1e-2, 1e-9))
+        case.sinkhorn_tolerance = r.choice((0, 1e-9, 0.03, 0.1, 0.3))
     if case.policy == "deepseek_v3":
         draw_deepseek(r, case, k)
 
@@ -114,7 +114,9 @@ def draw_deepseek(r, case, k):
     case.group_topk = r.choice((0, r.randint(least, groups)))
     case.route_scale = r.choice((0, 1, 2.5))
     if r.random() < 0.7:
-        case.bias = [f32(r.choice((0, r.gauss(0, 0.3), round(r.gauss(0, 1))))) for _ in range(E)]
+        base = r.choice((0, 0, 0, 1e7))  # large: sums round to ties in single precision
+        case.bias = [base + r.choice((0, r.gauss(0, 0.3), round(r.gauss(0, 1)))) for _ in range(E)]
+        case.bias = [f32(b) for b in case.bias]
     case.load = [r.choice((0, 5, r.randrange(100))) for _ in range(E)]
     case.gamma = r.choice((0, 0.001, 0.5))
 
