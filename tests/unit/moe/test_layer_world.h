@@ -191,8 +191,7 @@ static inline double oracle_loss(const world_t *w, double aux_scale, double *y_o
                 memcpy(y_out + (d * o->tokens + t) * o->hidden, y, (size_t)o->hidden * sizeof *y);
             z += lse * lse / (double)o->tokens;
             for (int e = 0; e < o->experts; ++e)
-                balance += (double)plan->choice_count[e] * p[e] * o->experts /
-                           ((double)o->tokens * plan->k * (double)o->tokens);
+                balance += plan->balance_fraction[e] * p[e] * o->experts / (double)o->tokens;
         }
         loss += aux_scale * (o->router.balance_coef * balance + o->router.z_coef * z);
     }
