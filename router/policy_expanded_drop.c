@@ -72,7 +72,9 @@ static void serve_expert(void *ctx, int expert, int worker)
     gln_plan_t *plan = call->plan;
     int32_t bucket = router->topk.offset[expert];
     gln_item_t *items = router->topk.items + bucket;
-    gln_items_sort(items, router->topk.spare + bucket, router->topk.offset[expert + 1] - bucket);
+    gln_items_sort_first(items, router->topk.spare + bucket,
+                         router->topk.offset[expert + 1] - bucket,
+                         plan->expert_offset[expert + 1] - plan->expert_offset[expert]);
     for (int32_t r = plan->expert_offset[expert]; r < plan->expert_offset[expert + 1]; r++) {
         int32_t token = gln_item_token(*items++);
         int32_t entry = plan->token_offset[token], choice = 0;

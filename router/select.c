@@ -79,7 +79,7 @@ static void serve_expert(void *ctx, int expert, int worker)
     int32_t given = plan->expert_offset[expert + 1] - first;
     int32_t topk = candidates < given ? candidates : given;
     gln_item_t *items = router->topk.items + bucket;
-    gln_items_sort(items, router->topk.spare + bucket, candidates);
+    gln_items_sort_first(items, router->topk.spare + bucket, candidates, topk);
     for (int32_t i = 0; i < topk; i++) {
         int32_t token = gln_item_token(items[i]);
         int rank = gln_item_rank(items[i]);
