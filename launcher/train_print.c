@@ -176,7 +176,7 @@ gln_status_t gln_train_print_step(gln_train_t *t, bool validated)
     gln_status_t status = gln_figures_print(line, t->metrics, name);
     if (t->json && status == GLN_OK) {
         json_object_set_new(object, "event", json_string("step"));
-        status = gln_figures_print(object, stdout, "standard output");
+        gln_figures_print(object, stdout, "standard output"); /* a reader that left stops no run */
     } else {
         json_decref(object);
         print_line(t);
