@@ -70,6 +70,7 @@ Test(pool, sleeping_workers_wake_up) {
 }
 
 static void meet(void *ctx, int task, int worker) {
+    (void)task;
     _Atomic int *here = ctx;
     atomic_fetch_add(here, 1);
     for (int i = 0; atomic_load(here) < 3 && i < 50000; i++)
