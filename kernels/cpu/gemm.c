@@ -16,8 +16,6 @@
 #include "kernels/cpu/gemm_shape.h"
 
 #define TASKS_PER_THREAD 4
-#define TILE_ROWS_MAX 256
-#define TILE_ROWS_MIN 32
 #define BLOCK_ROWS_MIN 32 /* smaller only as a rest: they read B too often */
 
 typedef struct gemm_run {
@@ -175,9 +173,9 @@ static size_t plan_item(gln_gemm_item_t *item, double work_per_task)
 /* TN: rows of a tile of C, so that `count` products of m rows make `wanted` tasks. */
 static int64_t tile_rows(int64_t m, int count, int wanted)
 {
-    int64_t rows = TILE_ROWS_MAX;
+    int64_t rows = GLN_GEMM_TILE_MAX;
 
-    while (rows > TILE_ROWS_MIN && count * ((m + rows - 1) / rows) < wanted)
+    while (rows > GLN_GEMM_TILE_MIN && count * ((m + rows - 1) / rows) < wanted)
         rows /= 2;
     return rows;
 }

@@ -80,36 +80,57 @@ static gln_status_t make_shape(gln_cpu_state_t *state, gln_gemm_shape_t *shape)
     return fill_products(state, shape);
 }
 
+static gln_gemm_shape_t *find_shape(gln_gemm_shape_t *shape, gln_gemm_mode_t mode,
+                                    const gln_gemm_t *args, int64_t inner, int64_t tile)
+{
+    for (; shape != NULL; shape = shape->next)
+        if (shape->n == args->n && shape->inner == inner && shape->mode.form == mode.form &&
+            shape->tile_wanted == tile && !shape->mode.accumulate == !mode.accumulate &&
+            !shape->mode.c_acc == !mode.c_acc)
+            return shape;
+    return NULL;
+}
+
+static gln_status_t add_shape(gln_cpu_state_t *state, gln_gemm_mode_t mode, const gln_gemm_t *args,
+                              int64_t inner, int64_t tile, gln_gemm_shape_t **bucket)
+{
+    gln_gemm_shape_t *shape = calloc(1, sizeof *shape);
+    gln_status_t status;
+
+    if (shape == NULL) return gln_fail(GLN_ERR_MEMORY, "cpu backend: no memory for a matrix shape");
+    shape->mode = mode;
+    shape->n = args->n;
+    shape->inner = inner;
+    shape->tile_wanted = tile;
+    status = make_shape(state, shape);
+    if (status != GLN_OK) {
+        free(shape);
+        return status;
+    }
+    shape->next = *bucket;
+    *bucket = shape;
+    return GLN_OK;
+}
+
 gln_status_t gln_gemm_shape_get(gln_cpu_state_t *state, gln_gemm_mode_t mode,
                                 const gln_gemm_t *args, int64_t tile, const gln_gemm_shape_t **out)
 {
     int64_t inner = mode.form == GLN_GEMM_TN ? args->m : args->k;
     gln_gemm_shape_t **bucket = &state->shapes[bucket_of(mode, args->n, inner)];
-    gln_gemm_shape_t *shape = *bucket;
-    gln_status_t status;
+    gln_gemm_shape_t *shape = find_shape(*bucket, mode, args, inner, tile);
+    gln_status_t status = GLN_OK;
 
-    for (; shape != NULL; shape = shape->next)
-        if (shape->n == args->n && shape->inner == inner && shape->mode.form == mode.form &&
-            shape->tile_wanted == tile && !shape->mode.accumulate == !mode.accumulate &&
-            !shape->mode.c_acc == !mode.c_acc)
-            break;
-    if (shape == NULL) {
-        shape = calloc(1, sizeof *shape);
-        if (shape == NULL)
-            return gln_fail(GLN_ERR_MEMORY, "cpu backend: no memory for a matrix shape");
-        shape->mode = mode;
-        shape->n = args->n;
-        shape->inner = inner;
-        shape->tile_wanted = tile;
-        status = make_shape(state, shape);
-        if (status != GLN_OK) {
-            free(shape);
-            return status;
-        }
-        shape->next = *bucket;
-        *bucket = shape;
+    if (shape == NULL && tile == 0) {
+        status = add_shape(state, mode, args, inner, 0, bucket);
+    } else if (shape == NULL) {
+        /* a later call with more or fewer items wants another tile: none is made in a step then */
+        for (int64_t rows = GLN_GEMM_TILE_MIN; rows <= GLN_GEMM_TILE_MAX && status == GLN_OK;
+             rows *= 2)
+            status = add_shape(state, mode, args, inner, rows, bucket);
     }
-    *out = shape;
+    if (status != GLN_OK) return status;
+    *out = shape != NULL ? shape : find_shape(*bucket, mode, args, inner, tile);
+    GLN_ASSERT(*out != NULL);
     return GLN_OK;
 }
 

@@ -9,6 +9,8 @@ extern "C" {
 #endif
 
 #define GLN_GEMM_SIZES_MAX 5
+#define GLN_GEMM_TILE_MIN 32  /* TN: rows of C of a task, a power of two from here ... */
+#define GLN_GEMM_TILE_MAX 256 /* ... to here */
 
 /* What stays the same while the number of rows varies. The cut dimension is m (NN, NT) or k (TN):
  * blocks of sizes[0] > sizes[1] > ... rows, the largest first, and a last block of sizes_count - 1
@@ -38,7 +40,8 @@ typedef struct gln_gemm_item {
 } gln_gemm_item_t;
 
 /** Find or make the products of a shape. As gln_product_get.
- *  @param tile  TN: rows of C that a task should have, used where it does not change a bit; else 0
+ *  @param tile  TN: rows of C that a task should have, a power of two in [GLN_GEMM_TILE_MIN,
+ *               GLN_GEMM_TILE_MAX], used where it does not change a bit; else 0
  */
 gln_status_t gln_gemm_shape_get(gln_cpu_state_t *state, gln_gemm_mode_t mode,
                                 const gln_gemm_t *args, int64_t tile, const gln_gemm_shape_t **out);
