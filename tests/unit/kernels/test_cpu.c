@@ -208,3 +208,41 @@ Test(cpu, many_items)
     free(c);
     close_fixture(&fixture);
 }
+
+/* Weights wider and longer than a tile: every tile, also the last ones, at its place, and the same
+ * bits however many threads and other items the tiles are cut for. */
+Test(cpu, tiles_of_a_large_weight)
+{
+    enum { M = 300, N = 700, K = 150, PAD = 5 };
+    size_t count = (size_t)M * (N + PAD);
+    float *a = malloc(K * M * sizeof *a), *b = malloc(K * N * sizeof *b);
+    float *c =
+        malloc(4 * count * sizeof *c); /* reference, 1 thread, 3 threads, with a small item */
+
+    cr_assert(a != NULL && b != NULL && c != NULL);
+    gln_fill_normal(GLN_F32, 3, 4, 0, 1, K * M, a);
+    gln_fill_normal(GLN_F32, 3, 5, 0, 1, K * N, b);
+    for (int i = 0; i < 4; ++i) {
+        fixture_t fixture = open_fixture(i == 2 ? 3 : 1);
+        gln_kernels_t *k = i == 0 ? fixture.ref : fixture.cpu;
+        gln_gemm_t items[] = {
+            {M, N, K, a, M, b, N, c + (size_t)i * count, N + PAD},
+            {1, 1, 1, a, 1, b, 1, c + (size_t)i * count + N, 1}, /* into the pad */
+        };
+
+        for (size_t j = 0; j < count; ++j)
+            c[(size_t)i * count + j] = (float)(j % 10);
+        cr_assert_eq(k->ops->gemm(k, (gln_gemm_mode_t){GLN_GEMM_TN, 1, 0}, items, i == 3 ? 2 : 1),
+                     GLN_OK);
+        close_fixture(&fixture);
+    }
+    for (size_t j = 0; j < count; ++j) {
+        cr_assert_float_eq(c[count + j], c[j], 1e-4, "row %zu column %zu: %g, reference %g",
+                           j / (N + PAD), j % (N + PAD), (double)c[count + j], (double)c[j]);
+        cr_assert(j % (N + PAD) >= N || c[2 * count + j] == c[count + j]);
+        cr_assert(j % (N + PAD) >= N || c[3 * count + j] == c[count + j]);
+    }
+    free(a);
+    free(b);
+    free(c);
+}
