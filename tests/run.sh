@@ -19,18 +19,29 @@ jobs=$(nproc)
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
-# The reason of a skipped test is the last line that it printed.
+# Skipped tests with their reasons: whole programs (the line they printed with the word "skip", or else their first
+# one), and single tests inside a Criterion program, which ctest does not know of.
 name_skips() { # BUILD_FOLDER
-    local last=$1/Testing/Temporary/LastTest.log
-    grep -q 'Skipped' "$log" || return 0
-    echo "skipped:"
-    grep -oE 'Test +#[0-9]+: [^ ]+ \.*\**Skipped' "$log" | sed -E 's/Test +#[0-9]+: ([^ ]+) .*/\1/' |
-        while read -r name; do
-            echo "  $name: $(awk -v name="$name" '
-                index($0, "Testing: " name) && length($0) - index($0, "Testing: ") - 8 == length(name) { inside = 1 }
-                inside && /^<end of output>/ { print reason; exit }
-                inside && NF { reason = $0 }' "$last")"
-        done
+    local skips
+    skips=$(awk '
+        FNR == NR {
+            if (/\*Skipped/ && match($0, /#[0-9]+: /)) {
+                split(substr($0, RSTART + RLENGTH), word, " ")
+                skipped[word[1]] = 1
+            }
+            next
+        }
+        /^[0-9]+\/[0-9]+ Testing: / { name = $3; reason = first = ""; body = 0 }
+        /^-----/ { body = 1; next }
+        /^<end of output>/ {
+            body = 0
+            if (name in skipped) print "  " name ": " (reason == "" ? first : reason)
+        }
+        body && sub(/^\[SKIP\] /, "") { print "  " name ": " $0; next }
+        body && NF && first == "" { first = $0 }
+        body && /[Ss]kip/ && reason == "" { reason = $0 }
+        ' "$log" "$1/Testing/Temporary/LastTest.log")
+    [ -z "$skips" ] || printf 'skipped:\n%s\n' "$skips"
 }
 
 status=0
