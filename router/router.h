@@ -2,7 +2,8 @@
  *
  * Definition: "Turn Waste into Worth: Rectifying Top-k Router of MoE", arXiv 2402.12399, with the
  * choices written down in router/README.md. A plan is a pure function of (logits, options, and seed
- * where a policy draws); it depends on no rank, thread or backend. This folder knows no communication. */
+ * where a policy draws); it depends on no rank, thread or backend. This folder knows no
+ * communication. */
 #ifndef GLN_ROUTER_ROUTER_H
 #define GLN_ROUTER_ROUTER_H
 
@@ -17,10 +18,10 @@ extern "C" {
 
 /* ---- options: zero is the default everywhere ------------------------------------------- */
 typedef enum gln_priority { /* who is served first among choices of one rank */
-    GLN_PRIORITY_SCORE = 0, /* p of this very choice, largest first */
-    GLN_PRIORITY_MAX,       /* the token's largest p */
-    GLN_PRIORITY_POSITION,  /* token order (Switch, GShard); causal */
-    GLN_PRIORITY_RANDOM     /* drawn per (seed, step, layer, domain, token) */
+                            GLN_PRIORITY_SCORE = 0, /* p of this very choice, largest first */
+                            GLN_PRIORITY_MAX,       /* the token's largest p */
+                            GLN_PRIORITY_POSITION,  /* token order (Switch, GShard); causal */
+                            GLN_PRIORITY_RANDOM /* drawn per (seed, step, layer, domain, token) */
 } gln_priority_t;
 
 typedef enum gln_fill_key { GLN_FILL_KEY_NEXT = 0, GLN_FILL_KEY_MAX } gln_fill_key_t;
@@ -36,7 +37,7 @@ typedef enum gln_ir_scale { GLN_IR_SCALE_K = 0, GLN_IR_SCALE_K_GATE } gln_ir_sca
 typedef enum gln_route_weight {
     GLN_WEIGHT_NORMALIZED = 0, /* over the routes served, section 5 */
     GLN_WEIGHT_P,              /* Switch: w = p; a rectified route counts m p_h */
-    GLN_WEIGHT_TOPK_SOFTMAX    /* Mixtral: p over the sum of the token's own top-k p, served or not */
+    GLN_WEIGHT_TOPK_SOFTMAX /* Mixtral: p over the sum of the token's own top-k p, served or not */
 } gln_route_weight_t;
 
 typedef struct gln_router_options {
@@ -44,72 +45,78 @@ typedef struct gln_router_options {
     double capacity_factor; /* 0: 1.0; infinity: dropless (C = T) */
     int min_capacity;       /* slots per (domain, expert) at least */
     gln_priority_t priority;
-    int fill;               /* FR on */
+    int fill; /* FR on */
     gln_fill_key_t fill_key;
-    int fill_rank;          /* the candidate is the token's r-th expert, r >= k+1; 0: k+1 */
-    int rectify;            /* IR on */
+    int fill_rank; /* the candidate is the token's r-th expert, r >= k+1; 0: k+1 */
+    int rectify;   /* IR on */
     gln_ir_tokens_t ir_tokens;
-    int ir_exclude;         /* the best local expert not already serving the token */
-    int64_t ir_capacity;    /* rectified rows per local expert and domain; 0: no limit */
-    int ir_scope;           /* domains whose experts are "local", contains the own one; 0: 1 */
+    int ir_exclude;      /* the best local expert not already serving the token */
+    int64_t ir_capacity; /* rectified rows per local expert and domain; 0: no limit */
+    int ir_scope;        /* domains whose experts are "local", contains the own one; 0: 1 */
     gln_ir_scale_t ir_scale;
     gln_route_weight_t weight;
-    int attached;           /* 1: the denominator of the weights gets gradient too (ablation) */
-    double balance_coef;    /* Switch: balance_coef * E * sum_e f_e P_e per domain */
-    double z_coef;          /* z_coef * mean_t logsumexp(logits[t])^2 */
+    int attached;        /* 1: the denominator of the weights gets gradient too (ablation) */
+    double balance_coef; /* Switch: balance_coef * E * sum_e f_e P_e per domain */
+    double z_coef;       /* z_coef * mean_t logsumexp(logits[t])^2 */
 } gln_router_options_t;
 
 typedef struct gln_router_shape {
-    int64_t tokens;  /* T of one domain; >= 0 */
-    int experts;     /* E >= 1 */
-    int per_domain;  /* L: experts hosted by one domain; divides E; ir_scope divides E / L */
-    double capacity_factor_max; /* the largest that gln_route_input_t will ask for; 0: that of options */
-    gln_dtype_t acc; /* F32, or F64 for proofs: type of logits, scores, weights */
+    int64_t tokens; /* T of one domain; >= 0 */
+    int experts;    /* E >= 1 */
+    int per_domain; /* L: experts hosted by one domain; divides E; ir_scope divides E / L */
+    double capacity_factor_max; /* the largest that gln_route_input_t will ask for; 0: that of
+                                   options */
+    gln_dtype_t acc;            /* F32, or F64 for proofs: type of logits, scores, weights */
 } gln_router_shape_t;
 
 /* ---- the plan ------------------------------------------------------------------------------ */
-typedef enum gln_route_kind { GLN_ROUTE_TOPK = 0, GLN_ROUTE_FILLED = 1, GLN_ROUTE_RECTIFIED = 2 } gln_route_kind_t;
+typedef enum gln_route_kind {
+    GLN_ROUTE_TOPK = 0,
+    GLN_ROUTE_FILLED = 1,
+    GLN_ROUTE_RECTIFIED = 2
+} gln_route_kind_t;
 
 /* All routes of one domain. Slot routes lie expert by expert, in slot order (slot = position behind
  * expert_offset[e]); rectified rows lie expert by expert, in token order.
  * Arrays are owned by the plan; sizes are bounds fixed at open. */
 typedef struct gln_plan {
-    int64_t tokens;          /* T */
-    int experts, k;          /* E, K */
-    int64_t capacity;        /* C of this step */
-    int64_t routes_count;    /* slot routes: routed + filled */
-    int32_t *expert_offset;  /* [E+1] into the route arrays */
-    int32_t *route_token;    /* [routes_count] */
-    uint8_t *route_kind;     /* [routes_count] GLN_ROUTE_TOPK or GLN_ROUTE_FILLED */
-    uint8_t *route_choice;   /* [routes_count] rank of this choice for its token, from 0 */
-    void *route_weight;      /* [routes_count] acc */
-    int64_t rect_count;      /* rectified rows */
-    int32_t *rect_offset;    /* [E+1] into the rect arrays */
-    int32_t *rect_token;     /* [rect_count] */
-    void *rect_weight;       /* [rect_count] acc */
-    int32_t *token_route;    /* [T, K+1] slot routes of a token by choice (0..K-1 top-k, K fill-in); -1 none */
-    int32_t *token_expert;   /* [T, K+1] expert of each choice, served or not (K: the fill-in candidate);
-                                -1 where there is no candidate */
-    int32_t *token_rect;     /* [T] index of the token's rectified row; -1 none */
-    int32_t *token_h;        /* [T] expert h that rectification chose; -1 not rectified. If h already
-                                serves the token there is no row: the weight of that route grew */
-    int32_t *token_m;        /* [T] multiplicity of p_h */
-    void *scores;            /* [T, E] acc: softmax of the logits */
-    void *lse;               /* [T] acc: logsumexp of the logits */
-    void *token_scale;       /* [T] acc: what numerators were divided by (the denominator) */
-    int64_t *choice_count;   /* [E] choices per expert before capacity (f_e of the balance loss) */
-    double balance_loss;     /* E * sum_e f_e P_e, without its coefficient; 1 at perfect balance */
-    double z_loss;           /* mean_t lse^2, without its coefficient */
-    gln_ledger_t ledger;     /* sent_rows is left 0: moe/ fills it */
+    int64_t tokens;         /* T */
+    int experts, k;         /* E, K */
+    int64_t capacity;       /* C of this step */
+    int64_t routes_count;   /* slot routes: routed + filled */
+    int32_t *expert_offset; /* [E+1] into the route arrays */
+    int32_t *route_token;   /* [routes_count] */
+    uint8_t *route_kind;    /* [routes_count] GLN_ROUTE_TOPK or GLN_ROUTE_FILLED */
+    uint8_t *route_choice;  /* [routes_count] rank of this choice for its token, from 0 */
+    void *route_weight;     /* [routes_count] acc */
+    int64_t rect_count;     /* rectified rows */
+    int32_t *rect_offset;   /* [E+1] into the rect arrays */
+    int32_t *rect_token;    /* [rect_count] */
+    void *rect_weight;      /* [rect_count] acc */
+    int32_t *token_route; /* [T, K+1] slot routes of a token by choice (0..K-1 top-k, K fill-in); -1
+                             none */
+    int32_t *token_expert; /* [T, K+1] expert of each choice, served or not (K: the fill-in
+                              candidate); -1 where there is no candidate */
+    int32_t *token_rect;   /* [T] index of the token's rectified row; -1 none */
+    int32_t *token_h;      /* [T] expert h that rectification chose; -1 not rectified. If h already
+                              serves the token there is no row: the weight of that route grew */
+    int32_t *token_m;      /* [T] multiplicity of p_h */
+    void *scores;          /* [T, E] acc: softmax of the logits */
+    void *lse;             /* [T] acc: logsumexp of the logits */
+    void *token_scale;     /* [T] acc: what numerators were divided by (the denominator) */
+    int64_t *choice_count; /* [E] choices per expert before capacity (f_e of the balance loss) */
+    double balance_loss;   /* E * sum_e f_e P_e, without its coefficient; 1 at perfect balance */
+    double z_loss;         /* mean_t lse^2, without its coefficient */
+    gln_ledger_t ledger;   /* sent_rows is left 0: moe/ fills it */
     gln_arena_t arena;
 } gln_plan_t;
 
 typedef struct gln_router gln_router_t;
 
 typedef struct gln_route_input {
-    const void *logits;     /* [T, E] acc, borrowed during the call */
-    int domain;             /* index d of the domain in [0, D): keys the draws, named in errors */
-    int first_local;        /* the first expert that lives on this domain: (d mod D/R) * L */
+    const void *logits; /* [T, E] acc, borrowed during the call */
+    int domain;         /* index d of the domain in [0, D): keys the draws, named in errors */
+    int first_local;    /* the first expert that lives on this domain: (d mod D/R) * L */
     uint64_t seed;
     int64_t step;
     int layer;
@@ -117,7 +124,8 @@ typedef struct gln_route_input {
 } gln_route_input_t;
 
 /** Check options against shape and size the scratch. The pool is borrowed until close.
- *  @return GLN_OK; GLN_ERR_ARGUMENT names the option, its value and what is allowed; GLN_ERR_MEMORY. */
+ *  @return GLN_OK; GLN_ERR_ARGUMENT names the option, its value and what is allowed;
+ * GLN_ERR_MEMORY. */
 gln_status_t gln_router_open(const gln_router_options_t *options, const gln_router_shape_t *shape,
                              gln_pool_t *pool, gln_router_t **out);
 void gln_router_close(gln_router_t *router); /* takes NULL */
@@ -126,18 +134,19 @@ void gln_router_close(gln_router_t *router); /* takes NULL */
 int64_t gln_router_capacity(const gln_router_t *router, double capacity_factor);
 
 /** Bounds of a plan of this router at its largest capacity factor, for buffers. */
-int64_t gln_router_routes_max(const gln_router_t *router);    /* slot routes of a domain */
-int64_t gln_router_rect_max(const gln_router_t *router);      /* rectified rows of a domain */
+int64_t gln_router_routes_max(const gln_router_t *router); /* slot routes of a domain */
+int64_t gln_router_rect_max(const gln_router_t *router);   /* rectified rows of a domain */
 
 /** A plan sized for this router; reusable step after step. */
 gln_status_t gln_plan_open(const gln_router_t *router, gln_plan_t **out);
 void gln_plan_close(gln_plan_t *plan); /* takes NULL */
 
-/** Route one domain: scores, selection, capacity, fill-in, rectification, weights, losses, ledger (which
- *  is checked). Uses the pool; one caller per router at a time. Nothing is allocated.
+/** Route one domain: scores, selection, capacity, fill-in, rectification, weights, losses, ledger
+ * (which is checked). Uses the pool; one caller per router at a time. Nothing is allocated.
  *  @return GLN_OK; GLN_ERR_NUMERIC when a logit is NaN or infinite (token and expert are named);
  *          GLN_ERR_LEDGER. On error the plan is undefined. */
-gln_status_t gln_router_route(gln_router_t *router, const gln_route_input_t *input, gln_plan_t *plan);
+gln_status_t gln_router_route(gln_router_t *router, const gln_route_input_t *input,
+                              gln_plan_t *plan);
 
 /** Gradient of the logits of one domain.
  *  With w the forward weights and a_j = <dL/dy, E_j(x)>: dL/dlogit_i = w_i a_i - p_i sum_j w_j a_j
