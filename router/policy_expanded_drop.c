@@ -9,7 +9,7 @@
  * In the plan a token has K + L entries: its k choices, then the local experts that are not among
  * them, ascending, then nothing (-1). The latter count as filled. O(T (K + L)) candidates, sorted
  * per expert; the fill buckets' counters count choices alone. */
-#include "router/policy.h"
+#include "router/policy_internal.h"
 
 static gln_status_t size(gln_router_t *router)
 {

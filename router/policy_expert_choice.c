@@ -7,7 +7,7 @@
  * K count as routed, the others as filled, and what it lacks of K as overflow. O(T E) to find the C
  * best by quickselect, O(C log C) per expert to sort those; memory O(threads T). */
 #include "base/log.h"
-#include "router/policy.h"
+#include "router/policy_internal.h"
 
 /* router->state: [threads, 2 T] items */
 static size_t state_bytes(const gln_router_t *router)

@@ -60,7 +60,7 @@ typedef struct gln_buckets {
     gln_item_t *items, *spare;
 } gln_buckets_t;
 
-typedef struct gln_policy_ops gln_policy_ops_t; /* router/policy.h */
+typedef struct gln_policy_ops gln_policy_ops_t; /* router/policy_internal.h */
 
 /* Tokens that score.c takes through its steps at once, so that their scores stay in the cache. */
 #define GLN_CHUNK_TOKENS 32

@@ -9,7 +9,7 @@
  *
  * O(T K) to place, O(n log n) per expert of n candidates to sort; O(T K) memory. */
 #include "base/rng.h"
-#include "router/policy.h"
+#include "router/policy_internal.h"
 
 /* Key among candidates of one rank; larger is served first, equal keys by token. */
 static uint64_t priority_key(const gln_route_call_t *call, int64_t t, int choice, uint64_t draw)
