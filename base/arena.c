@@ -7,7 +7,8 @@
 
 enum { ALIGN_BYTES = 64 };
 
-void *gln_arena_take(gln_arena_t *arena, size_t bytes) {
+void *gln_arena_take(gln_arena_t *arena, size_t bytes)
+{
     if (bytes == 0) return NULL;
     GLN_ASSERT(bytes <= SIZE_MAX - ALIGN_BYTES);
     size_t size = (bytes + ALIGN_BYTES - 1) / ALIGN_BYTES * ALIGN_BYTES;
@@ -18,7 +19,8 @@ void *gln_arena_take(gln_arena_t *arena, size_t bytes) {
     return arena->base ? arena->base + offset : NULL;
 }
 
-gln_status_t gln_arena_commit(gln_arena_t *arena, const gln_device_t *device) {
+gln_status_t gln_arena_commit(gln_arena_t *arena, const gln_device_t *device)
+{
     GLN_ASSERT(!arena->base); /* committing twice would lose the block */
     void *memory = NULL;
     gln_status_t status = device->alloc(arena->used_bytes, &memory);
@@ -30,7 +32,8 @@ gln_status_t gln_arena_commit(gln_arena_t *arena, const gln_device_t *device) {
     return GLN_OK;
 }
 
-void gln_arena_close(gln_arena_t *arena) {
+void gln_arena_close(gln_arena_t *arena)
+{
     if (!arena) return;
     if (arena->base) arena->device->release(arena->base);
     *arena = (gln_arena_t){0};

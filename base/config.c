@@ -24,31 +24,36 @@ typedef struct load {
     int *key_line; /* per field; 0: not in the file */
 } load_t;
 
-static int find_field(const gln_config_t *config, const char *key) {
+static int find_field(const gln_config_t *config, const char *key)
+{
     for (int i = 0; i < config->fields_count; i++)
         if (!strcmp(config->fields[i].key, key)) return i;
     return -1;
 }
 
-static bool same_section(const char *a, const char *b) {
+static bool same_section(const char *a, const char *b)
+{
     int length = gln_config_section_length(a);
     return length == gln_config_section_length(b) && !strncmp(a, b, (size_t)length);
 }
 
 /* The first field of the section, NULL if the schema does not know it. */
-static const gln_config_field_t *find_section(const gln_config_t *config, const char *section) {
+static const gln_config_field_t *find_section(const gln_config_t *config, const char *section)
+{
     for (int i = 0; i < config->fields_count; i++)
         if (same_section(config->fields[i].key, section)) return &config->fields[i];
     return NULL;
 }
 
 /* A name this far off is a slip of the keyboard; farther off it is another word. */
-static int slip_max(const char *name) {
+static int slip_max(const char *name)
+{
     int length = (int)strlen(name);
     return length < 3 ? 1 : length < 6 ? 2 : length / 3 + 1;
 }
 
-static void append_sections(const gln_config_t *config, char *note, size_t size) {
+static void append_sections(const gln_config_t *config, char *note, size_t size)
+{
     gln_config_append(note, size, "known sections:");
     for (int i = 0; i < config->fields_count; i++) {
         const char *key = config->fields[i].key;
@@ -57,8 +62,8 @@ static void append_sections(const gln_config_t *config, char *note, size_t size)
     }
 }
 
-static gln_status_t fail_section(const gln_config_t *config, const char *where,
-                                 const char *section) {
+static gln_status_t fail_section(const gln_config_t *config, const char *where, const char *section)
+{
     char note[GLN_CONFIG_NOTE_MAX] = "";
     const char *nearest = NULL;
     int best = slip_max(section) + 1;
@@ -79,7 +84,8 @@ static gln_status_t fail_section(const gln_config_t *config, const char *where,
 }
 
 /* The nearest key of the same section, else the same key of another section, else NULL. */
-static const char *nearest_key(const gln_config_t *config, const char *key) {
+static const char *nearest_key(const gln_config_t *config, const char *key)
+{
     const char *name = key + gln_config_section_length(key) + 1, *near = NULL, *elsewhere = NULL;
     int best = slip_max(name) + 1;
     for (int i = 0; i < config->fields_count; i++) {
@@ -96,7 +102,8 @@ static const char *nearest_key(const gln_config_t *config, const char *key) {
 }
 
 /* An unknown key, of a known section or not. */
-static gln_status_t fail_key(const gln_config_t *config, const char *where, const char *key) {
+static gln_status_t fail_key(const gln_config_t *config, const char *where, const char *key)
+{
     if (!strchr(key, '.') || !find_section(config, key)) {
         char section[64];
         snprintf(section, sizeof section, "%.*s", gln_config_section_length(key), key);
@@ -117,7 +124,8 @@ static gln_status_t fail_key(const gln_config_t *config, const char *where, cons
     return gln_fail(GLN_ERR_CONFIG, "%s: %.120s: unknown key; %s", where, key, note);
 }
 
-static gln_status_t set_where(load_t *load, int field, const char *where) {
+static gln_status_t set_where(load_t *load, int field, const char *where)
+{
     char *copy = strdup(where);
     if (!copy) return gln_fail(GLN_ERR_MEMORY, "configuration: out of memory");
     free(load->config->where[field]);
@@ -127,7 +135,8 @@ static gln_status_t set_where(load_t *load, int field, const char *where) {
 
 /* Convert one value into the copy and remember where it came from; `where` NULL: the default. */
 static gln_status_t set_value(load_t *load, int field, const char *text, bool quoted,
-                              const char *where) {
+                              const char *where)
+{
     const gln_config_field_t *at = &load->config->fields[field];
     char problem[GLN_CONFIG_NOTE_MAX];
     if (!gln_config_convert(at, text, quoted, load->values, problem))
@@ -135,7 +144,8 @@ static gln_status_t set_value(load_t *load, int field, const char *text, bool qu
     return where ? set_where(load, field, where) : GLN_OK;
 }
 
-static gln_status_t set_unquoted(load_t *load, int field, const char *text, const char *where) {
+static gln_status_t set_unquoted(load_t *load, int field, const char *text, const char *where)
+{
     bool quoted;
     char *value = gln_config_unquote(text, &quoted);
     if (!value) return gln_fail(GLN_ERR_MEMORY, "configuration: out of memory");
@@ -144,11 +154,13 @@ static gln_status_t set_unquoted(load_t *load, int field, const char *text, cons
     return status;
 }
 
-static void format_where(const load_t *load, int line, char *out, size_t size) {
+static void format_where(const load_t *load, int line, char *out, size_t size)
+{
     snprintf(out, size, "%s:%d", load->path, line);
 }
 
-static gln_status_t check_section(void *ctx, const char *section, int line) {
+static gln_status_t check_section(void *ctx, const char *section, int line)
+{
     load_t *load = ctx;
     char where[GLN_CONFIG_TEXT_MAX];
     format_where(load, line, where, sizeof where);
@@ -168,7 +180,8 @@ static gln_status_t check_section(void *ctx, const char *section, int line) {
     return GLN_OK;
 }
 
-static gln_status_t take_entry(void *ctx, const gln_config_entry_t *entry) {
+static gln_status_t take_entry(void *ctx, const gln_config_entry_t *entry)
+{
     load_t *load = ctx;
     char where[GLN_CONFIG_TEXT_MAX];
     format_where(load, entry->line, where, sizeof where);
@@ -187,7 +200,8 @@ static gln_status_t take_entry(void *ctx, const gln_config_entry_t *entry) {
     return set_value(load, field, entry->text, entry->quoted, where);
 }
 
-static gln_status_t apply_override(load_t *load, const char *override) {
+static gln_status_t apply_override(load_t *load, const char *override)
+{
     char where[GLN_CONFIG_TEXT_MAX], key[128];
     snprintf(where, sizeof where, "--set %s", override);
     const char *equals = strchr(override, '=');
@@ -202,7 +216,8 @@ static gln_status_t apply_override(load_t *load, const char *override) {
     return set_unquoted(load, field, equals + 1, where);
 }
 
-static gln_status_t apply_defaults(load_t *load) {
+static gln_status_t apply_defaults(load_t *load)
+{
     for (int i = 0; i < load->config->fields_count; i++) {
         const gln_config_field_t *field = &load->config->fields[i];
         if (!field->value) continue;
@@ -212,7 +227,8 @@ static gln_status_t apply_defaults(load_t *load) {
     return GLN_OK;
 }
 
-static gln_status_t check_required(const load_t *load) {
+static gln_status_t check_required(const load_t *load)
+{
     for (int i = 0; i < load->config->fields_count; i++) {
         const gln_config_field_t *field = &load->config->fields[i];
         if (field->value || load->config->where[i]) continue;
@@ -225,7 +241,8 @@ static gln_status_t check_required(const load_t *load) {
     return GLN_OK;
 }
 
-static gln_status_t fill(load_t *load, const char *const *overrides, int overrides_count) {
+static gln_status_t fill(load_t *load, const char *const *overrides, int overrides_count)
+{
     gln_status_t status = apply_defaults(load);
     if (status != GLN_OK) return status;
     if (load->path) {
@@ -241,7 +258,8 @@ static gln_status_t fill(load_t *load, const char *const *overrides, int overrid
 }
 
 static gln_status_t open_config(const gln_config_field_t *fields, int fields_count,
-                                gln_config_t **out) {
+                                gln_config_t **out)
+{
     gln_config_t *config = calloc(1, sizeof *config);
     if (!config) return gln_fail(GLN_ERR_MEMORY, "configuration: out of memory");
     config->where = calloc((size_t)fields_count + 1, sizeof *config->where);
@@ -255,7 +273,8 @@ static gln_status_t open_config(const gln_config_field_t *fields, int fields_cou
     return GLN_OK;
 }
 
-static size_t field_bytes(gln_config_type_t type) {
+static size_t field_bytes(gln_config_type_t type)
+{
     switch (type) {
     case GLN_CONFIG_INT:
         return sizeof(int64_t);
@@ -272,7 +291,8 @@ static size_t field_bytes(gln_config_type_t type) {
 
 gln_status_t gln_config_load(const gln_config_field_t *fields, int fields_count, const char *path,
                              const char *const *overrides, int overrides_count, void *values,
-                             size_t values_bytes, gln_config_t **out) {
+                             size_t values_bytes, gln_config_t **out)
+{
     for (int i = 0; i < fields_count; i++) { /* the schema is the programmer's */
         GLN_ASSERT(strchr(fields[i].key, '.'));
         GLN_ASSERT(fields[i].offset + field_bytes(fields[i].type) <= values_bytes);
@@ -306,13 +326,15 @@ gln_status_t gln_config_load(const gln_config_field_t *fields, int fields_count,
     return status;
 }
 
-const char *gln_config_where(const gln_config_t *config, const char *key) {
+const char *gln_config_where(const gln_config_t *config, const char *key)
+{
     int field = find_field(config, key);
     GLN_ASSERT(field >= 0); /* a key of the schema */
     return config->where[field] ? config->where[field] : "default";
 }
 
-gln_status_t gln_config_fail(const gln_config_t *config, const char *key, const char *format, ...) {
+gln_status_t gln_config_fail(const gln_config_t *config, const char *key, const char *format, ...)
+{
     char message[GLN_CONFIG_NOTE_MAX];
     va_list args;
     va_start(args, format);
@@ -321,7 +343,8 @@ gln_status_t gln_config_fail(const gln_config_t *config, const char *key, const 
     return gln_fail(GLN_ERR_CONFIG, "%s: %s: %s", gln_config_where(config, key), key, message);
 }
 
-void gln_config_close(gln_config_t *config) {
+void gln_config_close(gln_config_t *config)
+{
     if (!config) return;
     for (int i = 0; i < config->fields_count; i++)
         free(config->where[i]);

@@ -1,10 +1,10 @@
 /* Configuration: YAML against a schema. The schema is a table; loading, checking, overriding,
  * documenting and writing back all come from it.
  *
- * Keys are "section.key" (two levels). YAML may be written in block or flow style. Types are strict:
- * a number where a string is wanted is an error, and so on. Errors name file, line, key, what was found
- * and what is allowed; a misspelt key names the nearest known one. Overrides ("key=value") are
- * checked the same way and named "--set" in errors. */
+ * Keys are "section.key" (two levels). YAML may be written in block or flow style. Types are
+ * strict: a number where a string is wanted is an error, and so on. Errors name file, line, key,
+ * what was found and what is allowed; a misspelt key names the nearest known one. Overrides
+ * ("key=value") are checked the same way and named "--set" in errors. */
 #ifndef GLN_BASE_CONFIG_H
 #define GLN_BASE_CONFIG_H
 
@@ -20,21 +20,21 @@ extern "C" {
 #define GLN_CONFIG_TEXT_MAX 512 /* bytes of a string value, terminator included */
 
 typedef enum gln_config_type {
-    GLN_CONFIG_INT,    /* int64_t, in [min, max] */
-    GLN_CONFIG_REAL,   /* double, in [min, max]; "inf" or ".inf" allowed when max is infinity */
-    GLN_CONFIG_BOOL,   /* int, true or false */
-    GLN_CONFIG_TEXT,   /* char[GLN_CONFIG_TEXT_MAX] */
-    GLN_CONFIG_CHOICE  /* int, index into `choices` */
+    GLN_CONFIG_INT,   /* int64_t, in [min, max] */
+    GLN_CONFIG_REAL,  /* double, in [min, max]; "inf" or ".inf" allowed when max is infinity */
+    GLN_CONFIG_BOOL,  /* int, true or false */
+    GLN_CONFIG_TEXT,  /* char[GLN_CONFIG_TEXT_MAX] */
+    GLN_CONFIG_CHOICE /* int, index into `choices` */
 } gln_config_type_t;
 
 typedef struct gln_config_field {
-    const char *key;           /* "router.capacity_factor" */
+    const char *key; /* "router.capacity_factor" */
     gln_config_type_t type;
-    size_t offset;             /* of the value in the caller's struct */
-    double min, max;           /* INT and REAL: inclusive bounds */
-    const char *const *choices;/* CHOICE: NULL-terminated names */
-    const char *value;         /* default as it would stand in the file; NULL: the key is required */
-    const char *help;          /* one line, for --help and the reference */
+    size_t offset;              /* of the value in the caller's struct */
+    double min, max;            /* INT and REAL: inclusive bounds */
+    const char *const *choices; /* CHOICE: NULL-terminated names */
+    const char *value; /* default as it would stand in the file; NULL: the key is required */
+    const char *help;  /* one line, for --help and the reference */
 } gln_config_field_t;
 
 typedef struct gln_config gln_config_t;

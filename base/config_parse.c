@@ -14,7 +14,8 @@ typedef struct parse {
     yaml_parser_t parser;
 } parse_t;
 
-static gln_status_t read_file(const char *path, unsigned char **out, size_t *out_bytes) {
+static gln_status_t read_file(const char *path, unsigned char **out, size_t *out_bytes)
+{
     FILE *file = fopen(path, "rb");
     if (!file)
         return gln_fail(GLN_ERR_CONFIG, "%s: cannot open the configuration: %s", path,
@@ -48,16 +49,19 @@ close_file:
     return status;
 }
 
-static int line_of(const yaml_event_t *event) {
+static int line_of(const yaml_event_t *event)
+{
     return (int)event->start_mark.line + 1;
 }
 
-static gln_status_t refuse(const parse_t *parse, const yaml_event_t *event, const char *message) {
+static gln_status_t refuse(const parse_t *parse, const yaml_event_t *event, const char *message)
+{
     return gln_fail(GLN_ERR_CONFIG, "%s:%d: %s", parse->reader->path, line_of(event), message);
 }
 
 /* The next event, without what this configuration does not use. */
-static gln_status_t next_event(parse_t *parse, yaml_event_t *event) {
+static gln_status_t next_event(parse_t *parse, yaml_event_t *event)
+{
     if (!yaml_parser_parse(&parse->parser, event)) {
         const yaml_parser_t *p = &parse->parser;
         if (p->error == YAML_MEMORY_ERROR)
@@ -93,12 +97,14 @@ static gln_status_t next_event(parse_t *parse, yaml_event_t *event) {
     return status;
 }
 
-static bool is_quoted(const yaml_event_t *event) {
+static bool is_quoted(const yaml_event_t *event)
+{
     return event->data.scalar.style != YAML_PLAIN_SCALAR_STYLE;
 }
 
 /* One "name: value" inside of a section; the event of the name is given. */
-static gln_status_t parse_entry(parse_t *parse, const char *section, const yaml_event_t *name) {
+static gln_status_t parse_entry(parse_t *parse, const char *section, const yaml_event_t *name)
+{
     if (name->type != YAML_SCALAR_EVENT) return refuse(parse, name, "expected the name of a key");
     size_t size = strlen(section) + name->data.scalar.length + 2;
     char *key = malloc(size);
@@ -122,7 +128,8 @@ free_key:
 }
 
 /* The keys of one section, up to the end of its mapping. */
-static gln_status_t parse_section(parse_t *parse, const char *section) {
+static gln_status_t parse_section(parse_t *parse, const char *section)
+{
     for (;;) {
         yaml_event_t event;
         gln_status_t status = next_event(parse, &event);
@@ -136,7 +143,8 @@ static gln_status_t parse_section(parse_t *parse, const char *section) {
 
 /* One "section: {...}"; the event of the name is given. A section without keys may be left empty.
  */
-static gln_status_t parse_section_entry(parse_t *parse, const yaml_event_t *name) {
+static gln_status_t parse_section_entry(parse_t *parse, const yaml_event_t *name)
+{
     if (name->type != YAML_SCALAR_EVENT)
         return refuse(parse, name, "expected the name of a section");
     const char *section = (const char *)name->data.scalar.value;
@@ -158,7 +166,8 @@ static gln_status_t parse_section_entry(parse_t *parse, const yaml_event_t *name
 }
 
 /* The body of the document; its start event was read. */
-static gln_status_t parse_root(parse_t *parse) {
+static gln_status_t parse_root(parse_t *parse)
+{
     yaml_event_t event;
     gln_status_t status = next_event(parse, &event);
     if (status != GLN_OK) return status;
@@ -180,7 +189,8 @@ static gln_status_t parse_root(parse_t *parse) {
     return status;
 }
 
-static gln_status_t parse_stream(parse_t *parse) {
+static gln_status_t parse_stream(parse_t *parse)
+{
     int documents_count = 0;
     for (;;) {
         yaml_event_t event;
@@ -198,7 +208,8 @@ static gln_status_t parse_stream(parse_t *parse) {
     }
 }
 
-gln_status_t gln_config_read(const gln_config_reader_t *reader) {
+gln_status_t gln_config_read(const gln_config_reader_t *reader)
+{
     unsigned char *bytes = NULL;
     size_t bytes_count = 0;
     gln_status_t status = read_file(reader->path, &bytes, &bytes_count);

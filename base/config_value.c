@@ -11,18 +11,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-gln_config_locale_t gln_config_locale_enter(void) {
+gln_config_locale_t gln_config_locale_enter(void)
+{
     locale_t c = newlocale(LC_NUMERIC_MASK, "C", (locale_t)0);
     return (gln_config_locale_t){.c = c, .old = c ? uselocale(c) : NULL};
 }
 
-void gln_config_locale_leave(gln_config_locale_t locale) {
+void gln_config_locale_leave(gln_config_locale_t locale)
+{
     if (!locale.c) return;
     uselocale(locale.old);
     freelocale(locale.c);
 }
 
-void gln_config_append(char *out, size_t size, const char *format, ...) {
+void gln_config_append(char *out, size_t size, const char *format, ...)
+{
     size_t used = strlen(out);
     va_list args;
     va_start(args, format);
@@ -31,14 +34,16 @@ void gln_config_append(char *out, size_t size, const char *format, ...) {
     if (needed > 0 && used + (size_t)needed >= size) memcpy(out + size - 4, "...", 4);
 }
 
-static bool is_in(const char *text, const char *const *list) {
+static bool is_in(const char *text, const char *const *list)
+{
     for (; *list; list++)
         if (!strcmp(text, *list)) return true;
     return false;
 }
 
 /* [-+]digits, 0o17, 0x1f */
-static bool looks_int(const char *text) {
+static bool looks_int(const char *text)
+{
     if (text[0] == '0' && (text[1] == 'x' || text[1] == 'o')) {
         const char *digits = text[1] == 'x' ? "0123456789abcdefABCDEF" : "01234567";
         return text[2] && strspn(text + 2, digits) == strlen(text + 2);
@@ -47,19 +52,22 @@ static bool looks_int(const char *text) {
     return *text && strspn(text, "0123456789") == strlen(text);
 }
 
-static bool is_infinity(const char *text) {
+static bool is_infinity(const char *text)
+{
     if (*text == '-' || *text == '+') text++;
     static const char *const names[] = {".inf", ".Inf", ".INF", "inf", NULL};
     return is_in(text, names);
 }
 
-static bool is_nan(const char *text) {
+static bool is_nan(const char *text)
+{
     static const char *const names[] = {".nan", ".NaN", ".NAN", "nan", NULL};
     return is_in(text, names);
 }
 
 /* [-+] ( digits [. digits*] | . digits ) [ e [-+] digits ] */
-static bool looks_real(const char *text) {
+static bool looks_real(const char *text)
+{
     if (is_infinity(text) || is_nan(text)) return true;
     if (*text == '-' || *text == '+') text++;
     size_t whole = strspn(text, "0123456789"), part = 0;
@@ -80,7 +88,8 @@ static bool looks_real(const char *text) {
     return *text == '\0';
 }
 
-gln_config_kind_t gln_config_classify(const char *text, bool quoted) {
+gln_config_kind_t gln_config_classify(const char *text, bool quoted)
+{
     static const char *const nulls[] = {"", "~", "null", "Null", "NULL", NULL};
     static const char *const bools[] = {"true", "false", NULL};
     if (quoted) return GLN_KIND_STRING;
@@ -91,7 +100,8 @@ gln_config_kind_t gln_config_classify(const char *text, bool quoted) {
     return GLN_KIND_STRING;
 }
 
-char *gln_config_unquote(const char *text, bool *quoted) {
+char *gln_config_unquote(const char *text, bool *quoted)
+{
     size_t length = strlen(text);
     *quoted = length == 0; /* nothing at all is the empty string: --set run.name= */
     if (length >= 2 && (*text == '"' || *text == '\'') && text[length - 1] == *text) {
@@ -101,7 +111,8 @@ char *gln_config_unquote(const char *text, bool *quoted) {
     return strdup(text);
 }
 
-void gln_config_format_real(double value, char *out, size_t size) {
+void gln_config_format_real(double value, char *out, size_t size)
+{
     if (isinf(value)) {
         snprintf(out, size, "%s", value < 0 ? "-.inf" : ".inf");
         return;
@@ -112,7 +123,8 @@ void gln_config_format_real(double value, char *out, size_t size) {
     }
 }
 
-static void append_range(const gln_config_field_t *field, char *out, size_t size) {
+static void append_range(const gln_config_field_t *field, char *out, size_t size)
+{
     char low[40], high[40];
     gln_config_format_real(field->min, low, sizeof low);
     gln_config_format_real(field->max, high, sizeof high);
@@ -127,7 +139,8 @@ static void append_range(const gln_config_field_t *field, char *out, size_t size
         gln_config_append(out, size, " of at most %s", high);
 }
 
-void gln_config_expected(const gln_config_field_t *field, char *out, size_t size) {
+void gln_config_expected(const gln_config_field_t *field, char *out, size_t size)
+{
     out[0] = '\0';
     switch (field->type) {
     case GLN_CONFIG_INT:
@@ -152,7 +165,8 @@ void gln_config_expected(const gln_config_field_t *field, char *out, size_t size
     }
 }
 
-static void describe_found(const char *text, gln_config_kind_t kind, char *out, size_t size) {
+static void describe_found(const char *text, gln_config_kind_t kind, char *out, size_t size)
+{
     out[0] = '\0';
     switch (kind) {
     case GLN_KIND_NULL:
@@ -173,7 +187,8 @@ static void describe_found(const char *text, gln_config_kind_t kind, char *out, 
     }
 }
 
-static bool convert_int(const gln_config_field_t *field, const char *text, int64_t *out) {
+static bool convert_int(const gln_config_field_t *field, const char *text, int64_t *out)
+{
     const char *digits = text;
     int base = 10;
     if (text[0] == '0' && (text[1] == 'x' || text[1] == 'o')) {
@@ -188,7 +203,8 @@ static bool convert_int(const gln_config_field_t *field, const char *text, int64
            (long double)value <= (long double)field->max;
 }
 
-static bool convert_real(const gln_config_field_t *field, const char *text, double *out) {
+static bool convert_real(const gln_config_field_t *field, const char *text, double *out)
+{
     double value;
     if (is_nan(text)) return false;
     if (is_infinity(text)) {
@@ -203,7 +219,8 @@ static bool convert_real(const gln_config_field_t *field, const char *text, doub
     return value >= field->min && value <= field->max;
 }
 
-static bool convert_choice(const gln_config_field_t *field, const char *text, int *out) {
+static bool convert_choice(const gln_config_field_t *field, const char *text, int *out)
+{
     for (int i = 0; field->choices[i]; i++) {
         if (strcmp(text, field->choices[i])) continue;
         *out = i;
@@ -213,7 +230,8 @@ static bool convert_choice(const gln_config_field_t *field, const char *text, in
 }
 
 /* Well-formed UTF-8 without surrogates, so that the value can be written as YAML. */
-static bool is_utf8(const char *text) {
+static bool is_utf8(const char *text)
+{
     for (const unsigned char *at = (const unsigned char *)text; *at;) {
         int more = *at < 0x80       ? 0
                    : *at >> 5 == 6  ? 1
@@ -235,7 +253,8 @@ static bool is_utf8(const char *text) {
 }
 
 /* NULL when converted; otherwise what more there is to say beside expected and found. */
-static const char *convert_text(const char *text, gln_config_kind_t kind, char *out) {
+static const char *convert_text(const char *text, gln_config_kind_t kind, char *out)
+{
     if (kind != GLN_KIND_STRING) return kind == GLN_KIND_NULL ? "" : "; put it in quotes";
     if (strlen(text) >= GLN_CONFIG_TEXT_MAX) return " of 512 bytes or more; the limit is 511";
     if (!is_utf8(text)) return ", which is not valid UTF-8";
@@ -245,7 +264,8 @@ static const char *convert_text(const char *text, gln_config_kind_t kind, char *
 }
 
 bool gln_config_convert(const gln_config_field_t *field, const char *text, bool quoted,
-                        void *values, char problem[GLN_CONFIG_NOTE_MAX]) {
+                        void *values, char problem[GLN_CONFIG_NOTE_MAX])
+{
     void *at = (char *)values + field->offset;
     gln_config_kind_t kind = gln_config_classify(text, quoted);
     bool good = false;
@@ -279,12 +299,14 @@ bool gln_config_convert(const gln_config_field_t *field, const char *text, bool 
     return false;
 }
 
-int gln_config_section_length(const char *key) {
+int gln_config_section_length(const char *key)
+{
     const char *dot = strchr(key, '.');
     return dot ? (int)(dot - key) : (int)strlen(key);
 }
 
-int gln_config_distance(const char *a, const char *b) {
+int gln_config_distance(const char *a, const char *b)
+{
     enum { LENGTH_MAX = 63, FAR = 1 << 20 };
     int rows = (int)strlen(a), columns = (int)strlen(b);
     if (rows > LENGTH_MAX || columns > LENGTH_MAX) return FAR;

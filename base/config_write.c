@@ -9,7 +9,8 @@
 #include <string.h>
 
 /* Decode one code point of valid UTF-8. */
-static uint32_t decode(const unsigned char **at) {
+static uint32_t decode(const unsigned char **at)
+{
     uint32_t code = *(*at)++;
     if (code < 0x80) return code;
     int more = code >> 5 == 6 ? 1 : code >> 4 == 14 ? 2 : 3;
@@ -20,13 +21,15 @@ static uint32_t decode(const unsigned char **at) {
 }
 
 /* Characters that YAML takes literally inside of double quotes. */
-static bool is_plain(uint32_t code) {
+static bool is_plain(uint32_t code)
+{
     if (code < 0x80) return code >= 0x20 && code < 0x7f && code != '"' && code != '\\';
     return code >= 0xa0 && code != 0x2028 && code != 0x2029 && code != 0xfeff && code != 0xfffe &&
            code != 0xffff;
 }
 
-static void write_quoted(const char *text, FILE *file) {
+static void write_quoted(const char *text, FILE *file)
+{
     fputc('"', file);
     for (const unsigned char *at = (const unsigned char *)text; *at;) {
         const unsigned char *start = at;
@@ -45,14 +48,16 @@ static void write_quoted(const char *text, FILE *file) {
     fputc('"', file);
 }
 
-static bool is_word(const char *text) {
+static bool is_word(const char *text)
+{
     if (!isalpha((unsigned char)*text)) return false;
     for (; *text; text++)
         if (!isalnum((unsigned char)*text) && *text != '_' && *text != '-') return false;
     return true;
 }
 
-static gln_status_t write_real(const gln_config_field_t *field, double value, FILE *file) {
+static gln_status_t write_real(const gln_config_field_t *field, double value, FILE *file)
+{
     if (isnan(value))
         return gln_fail(GLN_ERR_ARGUMENT, "%s: expected a number to write, found NaN", field->key);
     if (isinf(value))
@@ -62,7 +67,8 @@ static gln_status_t write_real(const gln_config_field_t *field, double value, FI
     return GLN_OK;
 }
 
-static gln_status_t write_value(const gln_config_field_t *field, const void *values, FILE *file) {
+static gln_status_t write_value(const gln_config_field_t *field, const void *values, FILE *file)
+{
     const void *at = (const char *)values + field->offset;
     switch (field->type) {
     case GLN_CONFIG_INT:
@@ -88,19 +94,22 @@ static gln_status_t write_value(const gln_config_field_t *field, const void *val
     return GLN_OK;
 }
 
-static bool same_section(const gln_config_field_t *a, const gln_config_field_t *b) {
+static bool same_section(const gln_config_field_t *a, const gln_config_field_t *b)
+{
     int length = gln_config_section_length(a->key);
     return length == gln_config_section_length(b->key) && !strncmp(a->key, b->key, (size_t)length);
 }
 
-static bool opens_section(const gln_config_field_t *fields, int index) {
+static bool opens_section(const gln_config_field_t *fields, int index)
+{
     for (int i = 0; i < index; i++)
         if (same_section(&fields[i], &fields[index])) return false;
     return true;
 }
 
 static gln_status_t write_section(const gln_config_field_t *fields, int fields_count, int first,
-                                  const void *values, FILE *file) {
+                                  const void *values, FILE *file)
+{
     int length = gln_config_section_length(fields[first].key);
     fprintf(file, "%.*s:\n", length, fields[first].key);
     for (int i = first; i < fields_count; i++) {
@@ -114,7 +123,8 @@ static gln_status_t write_section(const gln_config_field_t *fields, int fields_c
 }
 
 gln_status_t gln_config_write(const gln_config_field_t *fields, int fields_count,
-                              const void *values, FILE *file) {
+                              const void *values, FILE *file)
+{
     gln_status_t status = GLN_OK;
     gln_config_locale_t locale = gln_config_locale_enter();
     for (int i = 0; i < fields_count && status == GLN_OK; i++)
@@ -125,7 +135,8 @@ gln_status_t gln_config_write(const gln_config_field_t *fields, int fields_count
     return status;
 }
 
-void gln_config_describe(const gln_config_field_t *fields, int fields_count, FILE *file) {
+void gln_config_describe(const gln_config_field_t *fields, int fields_count, FILE *file)
+{
     gln_config_locale_t locale = gln_config_locale_enter();
     for (int i = 0; i < fields_count; i++) {
         char expected[GLN_CONFIG_NOTE_MAX];

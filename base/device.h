@@ -10,7 +10,8 @@
 extern "C" {
 #endif
 
-/** Order of work on a device. NULL means the device's default stream (the CPU has only that one). */
+/** Order of work on a device. NULL means the device's default stream (the CPU has only that one).
+ */
 typedef void *gln_stream_t;
 
 typedef struct gln_device {

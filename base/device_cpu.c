@@ -14,7 +14,8 @@
 #define LINE_BYTES ((size_t)64)
 #define HUGE_BYTES ((size_t)2 << 20)
 
-static gln_status_t cpu_alloc(size_t bytes, void **out) {
+static gln_status_t cpu_alloc(size_t bytes, void **out)
+{
     size_t align = bytes >= 2 * HUGE_BYTES ? HUGE_BYTES : LINE_BYTES;
     if (bytes > SIZE_MAX - align)
         return gln_fail(GLN_ERR_MEMORY, "cannot allocate %zu bytes: larger than the address space",
@@ -32,23 +33,27 @@ static gln_status_t cpu_alloc(size_t bytes, void **out) {
     return GLN_OK;
 }
 
-static void cpu_release(void *memory) {
+static void cpu_release(void *memory)
+{
     free(memory);
 }
 
-static gln_status_t cpu_copy(void *to, const void *from, size_t bytes, gln_stream_t stream) {
+static gln_status_t cpu_copy(void *to, const void *from, size_t bytes, gln_stream_t stream)
+{
     (void)stream;
     if (bytes) memcpy(to, from, bytes);
     return GLN_OK;
 }
 
-static gln_status_t cpu_zero(void *memory, size_t bytes, gln_stream_t stream) {
+static gln_status_t cpu_zero(void *memory, size_t bytes, gln_stream_t stream)
+{
     (void)stream;
     if (bytes) memset(memory, 0, bytes);
     return GLN_OK;
 }
 
-static gln_status_t cpu_synchronize(gln_stream_t stream) {
+static gln_status_t cpu_synchronize(gln_stream_t stream)
+{
     (void)stream;
     return GLN_OK;
 }
@@ -62,6 +67,7 @@ static const gln_device_t cpu = {
     .synchronize = cpu_synchronize,
 };
 
-const gln_device_t *gln_device_cpu(void) {
+const gln_device_t *gln_device_cpu(void)
+{
     return &cpu;
 }

@@ -15,7 +15,8 @@ extern "C" {
 #endif
 
 /** exp(x). Never traps, sets no errno, reads no table; thread-safe. */
-static inline float gln_expf(float x) {
+static inline float gln_expf(float x)
+{
     const float shift =
         12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer in the low bits */
     float shifted = x * 1.44269504088896341f + shift;

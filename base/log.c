@@ -13,16 +13,19 @@ static gln_log_sink_t current_sink;
 static void *current_ctx;
 static _Thread_local char last_error[MESSAGE_SIZE];
 
-static void send_message(gln_log_level_t level, const char *message) {
+static void send_message(gln_log_level_t level, const char *message)
+{
     if (current_sink) current_sink(current_ctx, level, message);
 }
 
-void gln_log_set_sink(gln_log_sink_t sink, void *ctx) {
+void gln_log_set_sink(gln_log_sink_t sink, void *ctx)
+{
     current_sink = sink;
     current_ctx = ctx;
 }
 
-void gln_log(gln_log_level_t level, const char *format, ...) {
+void gln_log(gln_log_level_t level, const char *format, ...)
+{
     if (!current_sink) return;
     char message[MESSAGE_SIZE];
     va_list args;
@@ -32,7 +35,8 @@ void gln_log(gln_log_level_t level, const char *format, ...) {
     send_message(level, message);
 }
 
-gln_status_t gln_fail(gln_status_t status, const char *format, ...) {
+gln_status_t gln_fail(gln_status_t status, const char *format, ...)
+{
     /* formatted aside first: an argument may be gln_last_error() itself */
     char message[MESSAGE_SIZE];
     va_list args;
@@ -44,11 +48,13 @@ gln_status_t gln_fail(gln_status_t status, const char *format, ...) {
     return status;
 }
 
-const char *gln_last_error(void) {
+const char *gln_last_error(void)
+{
     return last_error;
 }
 
-void gln_assert_failed(const char *condition, const char *file, int line) {
+void gln_assert_failed(const char *condition, const char *file, int line)
+{
     char message[MESSAGE_SIZE];
     snprintf(message, sizeof message, "%s:%d: assertion failed: %s", file, line, condition);
     if (current_sink)

@@ -9,7 +9,12 @@
 extern "C" {
 #endif
 
-typedef enum gln_log_level { GLN_LOG_ERROR, GLN_LOG_WARN, GLN_LOG_INFO, GLN_LOG_DEBUG } gln_log_level_t;
+typedef enum gln_log_level {
+    GLN_LOG_ERROR,
+    GLN_LOG_WARN,
+    GLN_LOG_INFO,
+    GLN_LOG_DEBUG
+} gln_log_level_t;
 
 /** Receives one message without a newline. Called on the thread that logs; must not log itself. */
 typedef void (*gln_log_sink_t)(void *ctx, gln_log_level_t level, const char *message);
@@ -29,10 +34,9 @@ gln_status_t gln_fail(gln_status_t status, const char *format, ...)
 const char *gln_last_error(void);
 
 /** For the programmer's mistakes only: stops the process with file and line. Kept in all builds. */
-#define GLN_ASSERT(condition)                                                                      \
+#define GLN_ASSERT(condition) \
     ((condition) ? (void)0 : gln_assert_failed(#condition, __FILE__, __LINE__))
-void gln_assert_failed(const char *condition, const char *file, int line)
-    __attribute__((noreturn));
+void gln_assert_failed(const char *condition, const char *file, int line) __attribute__((noreturn));
 
 #ifdef __cplusplus
 }

@@ -50,17 +50,20 @@ struct gln_pool {
     worker_t workers[]; /* [threads_count - 1] */
 };
 
-static uint32_t run_of(uint64_t ticket) {
+static uint32_t run_of(uint64_t ticket)
+{
     return (uint32_t)(ticket >> 32);
 }
 
-static int64_t now_ns(void) {
+static int64_t now_ns(void)
+{
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-static void relax(void) {
+static void relax(void)
+{
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -69,7 +72,8 @@ static void relax(void) {
 }
 
 /* Claim and run tasks until none is left; `worker` is this thread's index. */
-static void work(gln_pool_t *pool, int worker) {
+static void work(gln_pool_t *pool, int worker)
+{
     uint64_t ticket = atomic_load(&pool->ticket);
     while ((uint32_t)ticket != 0) {
         gln_task_fn task = atomic_load_explicit(&pool->task, memory_order_relaxed);
@@ -87,18 +91,21 @@ static void work(gln_pool_t *pool, int worker) {
     }
 }
 
-static bool has_news(gln_pool_t *pool, uint32_t seen_run) {
+static bool has_news(gln_pool_t *pool, uint32_t seen_run)
+{
     return run_of(atomic_load(&pool->ticket)) != seen_run || atomic_load(&pool->stop);
 }
 
-static bool is_done(gln_pool_t *pool, uint32_t unused) {
+static bool is_done(gln_pool_t *pool, uint32_t unused)
+{
     (void)unused;
     return atomic_load(&pool->pending) == 0;
 }
 
 /* True as soon as the condition holds, false after SPIN_NS. Yields now and then: on a machine with
  * more threads than cores the thread waited for may need this core. */
-static bool spin_until(bool (*holds)(gln_pool_t *, uint32_t), gln_pool_t *pool, uint32_t argument) {
+static bool spin_until(bool (*holds)(gln_pool_t *, uint32_t), gln_pool_t *pool, uint32_t argument)
+{
     if (holds(pool, argument)) return true;
     int64_t end = now_ns() + SPIN_NS;
     do {
@@ -111,7 +118,8 @@ static bool spin_until(bool (*holds)(gln_pool_t *, uint32_t), gln_pool_t *pool, 
     return holds(pool, argument);
 }
 
-static void *worker_main(void *argument) {
+static void *worker_main(void *argument)
+{
     worker_t *self = argument;
     gln_pool_t *pool = self->pool;
     uint32_t seen_run = 0;
@@ -130,7 +138,8 @@ static void *worker_main(void *argument) {
     }
 }
 
-static void wait_done(gln_pool_t *pool) {
+static void wait_done(gln_pool_t *pool)
+{
     if (spin_until(is_done, pool, 0)) return;
     pthread_mutex_lock(&pool->mutex);
     atomic_store(&pool->caller_sleeps, true);
@@ -140,14 +149,16 @@ static void wait_done(gln_pool_t *pool) {
     pthread_mutex_unlock(&pool->mutex);
 }
 
-static void wake_sleepers(gln_pool_t *pool) {
+static void wake_sleepers(gln_pool_t *pool)
+{
     if (atomic_load(&pool->sleepers_count) == 0) return;
     pthread_mutex_lock(&pool->mutex);
     pthread_cond_broadcast(&pool->wake_workers);
     pthread_mutex_unlock(&pool->mutex);
 }
 
-void gln_pool_run(gln_pool_t *pool, int tasks_count, gln_task_fn task, void *ctx) {
+void gln_pool_run(gln_pool_t *pool, int tasks_count, gln_task_fn task, void *ctx)
+{
     GLN_ASSERT(tasks_count >= 0);
     GLN_ASSERT(!atomic_load_explicit(&pool->running, memory_order_relaxed));
     atomic_store_explicit(&pool->running, true, memory_order_relaxed);
@@ -169,7 +180,8 @@ void gln_pool_run(gln_pool_t *pool, int tasks_count, gln_task_fn task, void *ctx
 }
 
 /* Workers take no signals: handlers run on the threads of the program that opened the pool. */
-static int start_workers(gln_pool_t *pool) {
+static int start_workers(gln_pool_t *pool)
+{
     sigset_t all, old;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
@@ -184,7 +196,8 @@ static int start_workers(gln_pool_t *pool) {
     return error;
 }
 
-gln_status_t gln_pool_open(int threads_count, gln_pool_t **out) {
+gln_status_t gln_pool_open(int threads_count, gln_pool_t **out)
+{
     if (!out) return gln_fail(GLN_ERR_ARGUMENT, "pool: expected a place for the pool, found NULL");
     if (threads_count < 1)
         return gln_fail(GLN_ERR_ARGUMENT, "pool: expected at least 1 thread, found %d",
@@ -210,11 +223,13 @@ gln_status_t gln_pool_open(int threads_count, gln_pool_t **out) {
     return GLN_OK;
 }
 
-int gln_pool_threads(const gln_pool_t *pool) {
+int gln_pool_threads(const gln_pool_t *pool)
+{
     return pool->threads_count;
 }
 
-void gln_pool_close(gln_pool_t *pool) {
+void gln_pool_close(gln_pool_t *pool)
+{
     if (!pool) return;
     atomic_store(&pool->stop, true);
     wake_sleepers(pool);

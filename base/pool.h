@@ -1,6 +1,6 @@
 /* Threads of one rank. A pool runs a number of independent tasks on its workers; which worker runs
- * which task is not fixed, so results must never depend on it: cut work into tasks by the size of the
- * problem, not by the number of threads. */
+ * which task is not fixed, so results must never depend on it: cut work into tasks by the size of
+ * the problem, not by the number of threads. */
 #ifndef GLN_BASE_POOL_H
 #define GLN_BASE_POOL_H
 
@@ -12,7 +12,8 @@ extern "C" {
 
 typedef struct gln_pool gln_pool_t;
 
-/** @param worker in [0, threads): for per-thread scratch. Worker 0 is the caller of gln_pool_run. */
+/** @param worker in [0, threads): for per-thread scratch. Worker 0 is the caller of gln_pool_run.
+ */
 typedef void (*gln_task_fn)(void *ctx, int task, int worker);
 
 /** Start threads_count - 1 threads (the caller is the last one). threads_count >= 1.

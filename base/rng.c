@@ -12,7 +12,8 @@
 
 enum { PHILOX_ROUNDS = 10, FEISTEL_ROUNDS = 8 };
 
-void gln_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]) {
+void gln_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4])
+{
     uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
     uint32_t k0 = key[0], k1 = key[1];
     for (int round = 0; round < PHILOX_ROUNDS; round++) {
@@ -29,7 +30,8 @@ void gln_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4
 }
 
 /* Two 64-bit words out of a 128-bit counter and a 64-bit key. */
-static void philox64(uint64_t key, uint64_t low, uint64_t high, uint64_t out[2]) {
+static void philox64(uint64_t key, uint64_t low, uint64_t high, uint64_t out[2])
+{
     uint32_t counter[4] = {(uint32_t)low, (uint32_t)(low >> 32), (uint32_t)high,
                            (uint32_t)(high >> 32)};
     uint32_t halves[2] = {(uint32_t)key, (uint32_t)(key >> 32)};
@@ -39,34 +41,40 @@ static void philox64(uint64_t key, uint64_t low, uint64_t high, uint64_t out[2])
     out[1] = bits[2] | (uint64_t)bits[3] << 32;
 }
 
-static double unit(uint64_t bits) {
+static double unit(uint64_t bits)
+{
     return (double)(bits >> 11) * 0x1p-53;
 }
 
-uint64_t gln_rng_stream(gln_rng_use_t use, uint64_t a, uint64_t b) {
+uint64_t gln_rng_stream(gln_rng_use_t use, uint64_t a, uint64_t b)
+{
     uint64_t bits[2];
     philox64(UINT64_C(0x676c65616e657200) | (uint64_t)use, a, b, bits); /* "gleaner" and the use */
     return bits[0];
 }
 
-uint64_t gln_rng_u64(uint64_t seed, uint64_t stream, uint64_t index) {
+uint64_t gln_rng_u64(uint64_t seed, uint64_t stream, uint64_t index)
+{
     uint64_t bits[2];
     philox64(seed, index, stream, bits);
     return bits[0];
 }
 
-double gln_rng_uniform(uint64_t seed, uint64_t stream, uint64_t index) {
+double gln_rng_uniform(uint64_t seed, uint64_t stream, uint64_t index)
+{
     return unit(gln_rng_u64(seed, stream, index));
 }
 
-double gln_rng_normal(uint64_t seed, uint64_t stream, uint64_t index) {
+double gln_rng_normal(uint64_t seed, uint64_t stream, uint64_t index)
+{
     uint64_t bits[2];
     philox64(seed, index, stream, bits);
     double radius = sqrt(-2.0 * log(1.0 - unit(bits[0]))); /* 1 - u is in (0, 1] */
     return radius * cos(6.283185307179586476925 * unit(bits[1]));
 }
 
-static uint64_t feistel(uint64_t seed, uint64_t stream, int half_bits, uint64_t value) {
+static uint64_t feistel(uint64_t seed, uint64_t stream, int half_bits, uint64_t value)
+{
     uint64_t mask = (UINT64_C(1) << half_bits) - 1;
     uint64_t left = value >> half_bits, right = value & mask;
     for (int round = 0; round < FEISTEL_ROUNDS; round++) {
@@ -79,7 +87,8 @@ static uint64_t feistel(uint64_t seed, uint64_t stream, int half_bits, uint64_t 
     return left << half_bits | right;
 }
 
-uint64_t gln_rng_permute(uint64_t seed, uint64_t stream, uint64_t count, uint64_t index) {
+uint64_t gln_rng_permute(uint64_t seed, uint64_t stream, uint64_t count, uint64_t index)
+{
     GLN_ASSERT(count >= 1 && index < count);
     if (count == 1) return 0;
     int half_bits = 1;

@@ -1,6 +1,7 @@
 /* Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as
- * 1, 2, 3", SC 2011). A number is a pure function of (seed, stream, index): it depends neither on the
- * rank that asks, nor on how many ranks there are, nor on the order of asking. No state, thread-safe. */
+ * 1, 2, 3", SC 2011). A number is a pure function of (seed, stream, index): it depends neither on
+ * the rank that asks, nor on how many ranks there are, nor on the order of asking. No state,
+ * thread-safe. */
 #ifndef GLN_BASE_RNG_H
 #define GLN_BASE_RNG_H
 
@@ -22,7 +23,8 @@ typedef enum gln_rng_use {
 /** The raw generator: 128-bit counter, 64-bit key, 128 random bits. */
 void gln_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
 
-/** A 64-bit stream id out of a use and two sub-indices (for instance tensor id, or step and layer). */
+/** A 64-bit stream id out of a use and two sub-indices (for instance tensor id, or step and layer).
+ */
 uint64_t gln_rng_stream(gln_rng_use_t use, uint64_t a, uint64_t b);
 
 /** 64 random bits number `index` of `stream`. */

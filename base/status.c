@@ -16,7 +16,8 @@ static const char *const names[GLN_STATUS_COUNT] = {
     [GLN_ERR_BACKEND] = "backend refused",
 };
 
-const char *gln_status_name(gln_status_t status) {
+const char *gln_status_name(gln_status_t status)
+{
     if ((int)status < 0 || status >= GLN_STATUS_COUNT) return "unknown status";
     return names[status];
 }

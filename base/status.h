@@ -1,5 +1,6 @@
 /* Status codes: what every fallible gleaner function returns.
- * The function that detects an error reports it once through base/log.h; callers pass the code on. */
+ * The function that detects an error reports it once through base/log.h; callers pass the code on.
+ */
 #ifndef GLN_BASE_STATUS_H
 #define GLN_BASE_STATUS_H
 
@@ -9,10 +10,11 @@ extern "C" {
 
 typedef enum gln_status {
     GLN_OK = 0,
-    GLN_ERR_ARGUMENT = 1,   /* the caller broke the contract: NULL, wrong shape, wrong order of calls */
-    GLN_ERR_CONFIG = 2,     /* a configuration key, type or range is wrong */
-    GLN_ERR_DATA = 3,       /* an input file is missing, empty, too short or out of vocabulary */
-    GLN_ERR_IO = 4,         /* the operating system refused to read or write */
+    GLN_ERR_ARGUMENT =
+        1,              /* the caller broke the contract: NULL, wrong shape, wrong order of calls */
+    GLN_ERR_CONFIG = 2, /* a configuration key, type or range is wrong */
+    GLN_ERR_DATA = 3,   /* an input file is missing, empty, too short or out of vocabulary */
+    GLN_ERR_IO = 4,     /* the operating system refused to read or write */
     GLN_ERR_CHECKPOINT = 5, /* a checkpoint is damaged or belongs to another model */
     GLN_ERR_MEMORY = 6,     /* memory could not be had */
     GLN_ERR_CAPACITY = 7,   /* rows would not fit the buffers sized at open; nothing was sent */

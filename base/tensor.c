@@ -6,7 +6,8 @@
 #include <math.h>
 #include <string.h>
 
-size_t gln_dtype_bytes(gln_dtype_t dtype) {
+size_t gln_dtype_bytes(gln_dtype_t dtype)
+{
     switch (dtype) {
     case GLN_F32:
         return 4;
@@ -19,7 +20,8 @@ size_t gln_dtype_bytes(gln_dtype_t dtype) {
     return 0;
 }
 
-const char *gln_dtype_name(gln_dtype_t dtype) {
+const char *gln_dtype_name(gln_dtype_t dtype)
+{
     switch (dtype) {
     case GLN_F32:
         return "f32";
@@ -31,18 +33,21 @@ const char *gln_dtype_name(gln_dtype_t dtype) {
     return "unknown dtype";
 }
 
-gln_dtype_t gln_dtype_acc(gln_dtype_t dtype) {
+gln_dtype_t gln_dtype_acc(gln_dtype_t dtype)
+{
     return dtype == GLN_F64 ? GLN_F64 : GLN_F32;
 }
 
-static double bf16_load(uint16_t half) {
+static double bf16_load(uint16_t half)
+{
     uint32_t bits = (uint32_t)half << 16;
     float value;
     memcpy(&value, &bits, sizeof value);
     return (double)value;
 }
 
-static uint16_t bf16_from_double(double value) {
+static uint16_t bf16_from_double(double value)
+{
     float single = (float)value;
     uint32_t bits;
     memcpy(&bits, &single, sizeof bits);
@@ -53,14 +58,16 @@ static uint16_t bf16_from_double(double value) {
     return (uint16_t)(bits >> 16);
 }
 
-double gln_load(const void *data, int64_t index, gln_dtype_t dtype) {
+double gln_load(const void *data, int64_t index, gln_dtype_t dtype)
+{
     const void *at = gln_at(data, index, dtype);
     if (dtype == GLN_F64) return *(const double *)at;
     if (dtype == GLN_F32) return (double)*(const float *)at;
     return bf16_load(*(const uint16_t *)at);
 }
 
-void gln_store(void *data, int64_t index, gln_dtype_t dtype, double value) {
+void gln_store(void *data, int64_t index, gln_dtype_t dtype, double value)
+{
     void *at = gln_at(data, index, dtype);
     if (dtype == GLN_F64)
         *(double *)at = value;

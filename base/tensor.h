@@ -1,8 +1,8 @@
 /* Element types, the tensor view, and the dimension letters used in every comment of this project:
- *   T tokens of a domain or rank   H hidden        F expert hidden   E experts   L experts of a domain
- *   K routes per token             D domains       P ranks           R replica groups   C capacity
- *   B batch (sequences)            S sequence      V vocabulary      N layers (in kernels: rows)
- * Tensors are dense and row-major unless a row stride ("ld", in elements) is given. */
+ *   T tokens of a domain or rank   H hidden        F expert hidden   E experts   L experts of a
+ * domain K routes per token             D domains       P ranks           R replica groups   C
+ * capacity B batch (sequences)            S sequence      V vocabulary      N layers (in kernels:
+ * rows) Tensors are dense and row-major unless a row stride ("ld", in elements) is given. */
 #ifndef GLN_BASE_TENSOR_H
 #define GLN_BASE_TENSOR_H
 
@@ -38,7 +38,9 @@ typedef struct gln_tensor {
 /** Address of element `index` of an array of `dtype`. */
 static inline void *gln_at(const void *data, int64_t index, gln_dtype_t dtype)
 {
-    return (char *)(uintptr_t)data + (size_t)index * (dtype == GLN_F64 ? 8u : dtype == GLN_F32 ? 4u : 2u);
+    return (char *)(uintptr_t)data + (size_t)index * (dtype == GLN_F64   ? 8u
+                                                      : dtype == GLN_F32 ? 4u
+                                                                         : 2u);
 }
 
 /** Read or write one element as double, for code that is not on a hot path. */

@@ -12,7 +12,8 @@ struct gln_rank_map {
     int storage[];
 };
 
-gln_status_t gln_rank_map_open(const int *node_ids, int ranks_count, gln_rank_map_t **out) {
+gln_status_t gln_rank_map_open(const int *node_ids, int ranks_count, gln_rank_map_t **out)
+{
     if (!node_ids || !out)
         return gln_fail(GLN_ERR_ARGUMENT, "rank map: expected node ids and a place, found NULL");
     if (ranks_count < 1)
@@ -38,33 +39,40 @@ gln_status_t gln_rank_map_open(const int *node_ids, int ranks_count, gln_rank_ma
     return GLN_OK;
 }
 
-void gln_rank_map_close(gln_rank_map_t *map) {
+void gln_rank_map_close(gln_rank_map_t *map)
+{
     free(map);
 }
 
-int gln_rank_map_ranks(const gln_rank_map_t *map) {
+int gln_rank_map_ranks(const gln_rank_map_t *map)
+{
     return map->ranks_count;
 }
 
-int gln_rank_map_nodes(const gln_rank_map_t *map) {
+int gln_rank_map_nodes(const gln_rank_map_t *map)
+{
     return map->nodes_count;
 }
 
-int gln_rank_map_node(const gln_rank_map_t *map, int rank) {
+int gln_rank_map_node(const gln_rank_map_t *map, int rank)
+{
     GLN_ASSERT(rank >= 0 && rank < map->ranks_count);
     return map->node[rank];
 }
 
-int gln_rank_map_local_rank(const gln_rank_map_t *map, int rank) {
+int gln_rank_map_local_rank(const gln_rank_map_t *map, int rank)
+{
     GLN_ASSERT(rank >= 0 && rank < map->ranks_count);
     return map->local_rank[rank];
 }
 
-int gln_rank_map_ranks_on_node(const gln_rank_map_t *map, int node) {
+int gln_rank_map_ranks_on_node(const gln_rank_map_t *map, int node)
+{
     GLN_ASSERT(node >= 0 && node < map->nodes_count);
     return map->ranks_on_node[node];
 }
 
-bool gln_rank_map_same_node(const gln_rank_map_t *map, int a, int b) {
+bool gln_rank_map_same_node(const gln_rank_map_t *map, int a, int b)
+{
     return gln_rank_map_node(map, a) == gln_rank_map_node(map, b);
 }

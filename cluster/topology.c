@@ -18,7 +18,8 @@ struct gln_topology {
 /* Every fallible call of hwloc goes through here; `what` completes "hwloc cannot ...". */
 #define CHECK_HWLOC(call, what) ((call) < 0 ? hwloc_failed(what) : GLN_OK)
 
-static gln_status_t hwloc_failed(const char *what) {
+static gln_status_t hwloc_failed(const char *what)
+{
     int error = errno;
     return gln_fail(error == ENOMEM ? GLN_ERR_MEMORY : GLN_ERR_BACKEND, "hwloc cannot %s: %s", what,
                     strerror(error));
@@ -27,7 +28,8 @@ static gln_status_t hwloc_failed(const char *what) {
 static void append(char *out, size_t size, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-static void append(char *out, size_t size, const char *format, ...) {
+static void append(char *out, size_t size, const char *format, ...)
+{
     size_t used = strlen(out);
     va_list args;
     va_start(args, format);
@@ -36,7 +38,8 @@ static void append(char *out, size_t size, const char *format, ...) {
 }
 
 /* `synthetic` NULL: this machine. */
-static gln_status_t open_topology(const char *synthetic, gln_topology_t **out) {
+static gln_status_t open_topology(const char *synthetic, gln_topology_t **out)
+{
     if (!out)
         return gln_fail(GLN_ERR_ARGUMENT,
                         "topology: expected a place for the topology, found NULL");
@@ -63,53 +66,63 @@ free_topology:
     return status;
 }
 
-gln_status_t gln_topology_open(gln_topology_t **out) {
+gln_status_t gln_topology_open(gln_topology_t **out)
+{
     return open_topology(NULL, out);
 }
 
-gln_status_t gln_topology_open_synthetic(const char *description, gln_topology_t **out) {
+gln_status_t gln_topology_open_synthetic(const char *description, gln_topology_t **out)
+{
     if (!description)
         return gln_fail(GLN_ERR_ARGUMENT, "topology: expected a description, found NULL");
     return open_topology(description, out);
 }
 
-void gln_topology_close(gln_topology_t *topology) {
+void gln_topology_close(gln_topology_t *topology)
+{
     if (!topology) return;
     hwloc_topology_destroy(topology->hwloc);
     free(topology);
 }
 
 /* Some machines (virtual ones, mostly) do not tell of a level; it then counts as one part. */
-static int count(const gln_topology_t *topology, hwloc_obj_type_t type) {
+static int count(const gln_topology_t *topology, hwloc_obj_type_t type)
+{
     int parts = hwloc_get_nbobjs_by_type(topology->hwloc, type);
     return parts > 0 ? parts : 1;
 }
 
 /* Objects that stand for cores: hardware threads where the machine does not tell of cores. */
-static hwloc_obj_type_t core_type(const gln_topology_t *topology) {
+static hwloc_obj_type_t core_type(const gln_topology_t *topology)
+{
     bool has_cores = hwloc_get_nbobjs_by_type(topology->hwloc, HWLOC_OBJ_CORE) > 0;
     return has_cores ? HWLOC_OBJ_CORE : HWLOC_OBJ_PU;
 }
 
-int gln_topology_packages(const gln_topology_t *topology) {
+int gln_topology_packages(const gln_topology_t *topology)
+{
     return count(topology, HWLOC_OBJ_PACKAGE);
 }
 
-int gln_topology_numa_nodes(const gln_topology_t *topology) {
+int gln_topology_numa_nodes(const gln_topology_t *topology)
+{
     return count(topology, HWLOC_OBJ_NUMANODE);
 }
 
-int gln_topology_cores(const gln_topology_t *topology) {
+int gln_topology_cores(const gln_topology_t *topology)
+{
     return count(topology, core_type(topology));
 }
 
-int gln_topology_pus(const gln_topology_t *topology) {
+int gln_topology_pus(const gln_topology_t *topology)
+{
     return count(topology, HWLOC_OBJ_PU);
 }
 
 /* The hardware threads on which this thread may run; everything where the system does not say.
  * NULL without memory. Caller frees. */
-static hwloc_bitmap_t allowed_pus(const gln_topology_t *topology) {
+static hwloc_bitmap_t allowed_pus(const gln_topology_t *topology)
+{
     hwloc_const_bitmap_t all = hwloc_topology_get_topology_cpuset(topology->hwloc);
     hwloc_bitmap_t allowed = hwloc_bitmap_dup(all);
     if (!allowed || !topology->is_live) return allowed;
@@ -119,14 +132,15 @@ static hwloc_bitmap_t allowed_pus(const gln_topology_t *topology) {
     return allowed;
 }
 
-static bool is_core_allowed(const gln_topology_t *topology, int core,
-                            hwloc_const_bitmap_t allowed) {
+static bool is_core_allowed(const gln_topology_t *topology, int core, hwloc_const_bitmap_t allowed)
+{
     hwloc_obj_t object =
         hwloc_get_obj_by_type(topology->hwloc, core_type(topology), (unsigned)core);
     return !allowed || hwloc_bitmap_intersects(object->cpuset, allowed);
 }
 
-int gln_topology_allowed_cores(const gln_topology_t *topology) {
+int gln_topology_allowed_cores(const gln_topology_t *topology)
+{
     hwloc_bitmap_t allowed = allowed_pus(topology);
     int cores = gln_topology_cores(topology), allowed_count = 0;
     for (int core = 0; core < cores; core++)
@@ -135,7 +149,8 @@ int gln_topology_allowed_cores(const gln_topology_t *topology) {
     return allowed_count > 0 ? allowed_count : 1;
 }
 
-void gln_topology_summary(const gln_topology_t *topology, char *out, size_t size) {
+void gln_topology_summary(const gln_topology_t *topology, char *out, size_t size)
+{
     const struct {
         const char *one, *many;
         int count;
@@ -155,7 +170,8 @@ void gln_topology_summary(const gln_topology_t *topology, char *out, size_t size
     append(out, size, ", %s", features);
 }
 
-void gln_topology_binding(const gln_topology_t *topology, char *out, size_t size) {
+void gln_topology_binding(const gln_topology_t *topology, char *out, size_t size)
+{
     hwloc_const_bitmap_t all = hwloc_topology_get_topology_cpuset(topology->hwloc);
     hwloc_bitmap_t allowed = allowed_pus(topology);
     bool is_bound = allowed && !hwloc_bitmap_isincluded(all, allowed);
@@ -177,7 +193,8 @@ void gln_topology_binding(const gln_topology_t *topology, char *out, size_t size
     hwloc_bitmap_free(allowed);
 }
 
-void gln_cpu_features(char *out, size_t size) {
+void gln_cpu_features(char *out, size_t size)
+{
     const char *vector = "no vector extensions known", *matrix = "";
 #if defined(__x86_64__) && defined(__GNUC__)
     __builtin_cpu_init();

@@ -8,7 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-void gln_comm_set_up(gln_comm_t *comm, const gln_comm_ops_t *ops, int rank, int size, int *nodes) {
+void gln_comm_set_up(gln_comm_t *comm, const gln_comm_ops_t *ops, int rank, int size, int *nodes)
+{
     comm->ops = ops;
     comm->rank = rank;
     comm->size = size;
@@ -23,7 +24,8 @@ void gln_comm_set_up(gln_comm_t *comm, const gln_comm_ops_t *ops, int rank, int 
     comm->scratch_bytes = 0;
 }
 
-gln_status_t gln_comm_scratch(gln_comm_t *comm, size_t bytes) {
+gln_status_t gln_comm_scratch(gln_comm_t *comm, size_t bytes)
+{
     if (bytes <= comm->scratch_bytes) return GLN_OK;
     gln_status_t status = GLN_OK;
     void *grown = NULL;
@@ -42,15 +44,18 @@ gln_status_t gln_comm_scratch(gln_comm_t *comm, size_t bytes) {
     return GLN_OK;
 }
 
-static gln_status_t no_comm(const char *function) {
+static gln_status_t no_comm(const char *function)
+{
     return gln_fail(GLN_ERR_ARGUMENT, "%s: expected a communicator, found NULL", function);
 }
 
-static gln_status_t no_data(const char *function, size_t bytes) {
+static gln_status_t no_data(const char *function, size_t bytes)
+{
     return gln_fail(GLN_ERR_ARGUMENT, "%s: expected %zu bytes, found NULL", function, bytes);
 }
 
-void gln_comm_close(gln_comm_t *comm) {
+void gln_comm_close(gln_comm_t *comm)
+{
     if (!comm) return;
     free(comm->scratch);
     free(comm->nodes);
@@ -59,32 +64,38 @@ void gln_comm_close(gln_comm_t *comm) {
     comm->ops->close(comm);
 }
 
-int gln_comm_rank(const gln_comm_t *comm) {
+int gln_comm_rank(const gln_comm_t *comm)
+{
     GLN_ASSERT(comm);
     return comm->rank;
 }
 
-int gln_comm_size(const gln_comm_t *comm) {
+int gln_comm_size(const gln_comm_t *comm)
+{
     GLN_ASSERT(comm);
     return comm->size;
 }
 
-int gln_comm_node_of(const gln_comm_t *comm, int rank) {
+int gln_comm_node_of(const gln_comm_t *comm, int rank)
+{
     GLN_ASSERT(comm && rank >= 0 && rank < comm->size);
     return comm->nodes[rank];
 }
 
-int gln_comm_nodes_count(const gln_comm_t *comm) {
+int gln_comm_nodes_count(const gln_comm_t *comm)
+{
     GLN_ASSERT(comm);
     return comm->nodes_count;
 }
 
-void gln_comm_abort(gln_comm_t *comm, int exit_status) {
+void gln_comm_abort(gln_comm_t *comm, int exit_status)
+{
     if (!comm) _Exit(exit_status);
     comm->ops->abort(comm, exit_status);
 }
 
-gln_status_t gln_comm_split(gln_comm_t *parent, int color, gln_comm_t **out) {
+gln_status_t gln_comm_split(gln_comm_t *parent, int color, gln_comm_t **out)
+{
     if (!parent) return no_comm("gln_comm_split");
     if (!out) return no_data("gln_comm_split", sizeof *out);
     if (color < 0)
@@ -92,11 +103,13 @@ gln_status_t gln_comm_split(gln_comm_t *parent, int color, gln_comm_t **out) {
     return parent->ops->split(parent, color, out);
 }
 
-gln_status_t gln_comm_barrier(gln_comm_t *comm) {
+gln_status_t gln_comm_barrier(gln_comm_t *comm)
+{
     return comm ? comm->ops->barrier(comm) : no_comm("gln_comm_barrier");
 }
 
-gln_status_t gln_comm_broadcast(gln_comm_t *comm, void *data, size_t bytes, int root) {
+gln_status_t gln_comm_broadcast(gln_comm_t *comm, void *data, size_t bytes, int root)
+{
     if (!comm) return no_comm("gln_comm_broadcast");
     if (root < 0 || root >= comm->size)
         return gln_fail(GLN_ERR_ARGUMENT, "gln_comm_broadcast: expected a root below %d, found %d",
@@ -106,7 +119,8 @@ gln_status_t gln_comm_broadcast(gln_comm_t *comm, void *data, size_t bytes, int 
     return comm->ops->broadcast(comm, data, bytes, root);
 }
 
-gln_status_t gln_comm_agree(gln_comm_t *comm, gln_status_t mine, int *rank) {
+gln_status_t gln_comm_agree(gln_comm_t *comm, gln_status_t mine, int *rank)
+{
     if (!comm) return no_comm("gln_comm_agree");
     GLN_ASSERT(mine >= GLN_OK && mine < GLN_STATUS_COUNT);
     /* the largest status wins; among its ranks the lowest, which has the largest complement */
@@ -119,7 +133,8 @@ gln_status_t gln_comm_agree(gln_comm_t *comm, gln_status_t mine, int *rank) {
 
 /* Own block by memcpy, every other one directly; send_bytes[i] bytes lie at send + offset. */
 static gln_status_t blocks_move(gln_comm_t *comm, const char *send, const size_t *send_bytes,
-                                char *receive, const size_t *receive_bytes) {
+                                char *receive, const size_t *receive_bytes)
+{
     const gln_comm_ops_t *ops = comm->ops;
     int me = comm->rank, size = comm->size;
     size_t own_send = 0, own_receive = 0;
@@ -154,7 +169,8 @@ static gln_status_t blocks_move(gln_comm_t *comm, const char *send, const size_t
 }
 
 gln_status_t gln_comm_alltoallv(gln_comm_t *comm, const void *send, const size_t *send_bytes,
-                                void *receive, const size_t *receive_bytes) {
+                                void *receive, const size_t *receive_bytes)
+{
     if (!comm) return no_comm("gln_comm_alltoallv");
     if (!send_bytes || !receive_bytes)
         return no_data("gln_comm_alltoallv", (size_t)comm->size * sizeof(size_t));
@@ -174,7 +190,8 @@ gln_status_t gln_comm_alltoallv(gln_comm_t *comm, const void *send, const size_t
 }
 
 /* A block too long for one message goes to every rank piece by piece. */
-static gln_status_t allgather_long(gln_comm_t *comm, const void *in, size_t bytes, char *out) {
+static gln_status_t allgather_long(gln_comm_t *comm, const void *in, size_t bytes, char *out)
+{
     const gln_comm_ops_t *ops = comm->ops;
     int me = comm->rank, size = comm->size;
     for (int step = 1; step < size; step++) {
@@ -190,7 +207,8 @@ static gln_status_t allgather_long(gln_comm_t *comm, const void *in, size_t byte
     return ops->wait(comm);
 }
 
-gln_status_t gln_comm_allgather(gln_comm_t *comm, const void *in, size_t bytes, void *out) {
+gln_status_t gln_comm_allgather(gln_comm_t *comm, const void *in, size_t bytes, void *out)
+{
     if (!comm) return no_comm("gln_comm_allgather");
     if (bytes == 0) return GLN_OK;
     if (!in || !out) return no_data("gln_comm_allgather", bytes);
@@ -199,7 +217,8 @@ gln_status_t gln_comm_allgather(gln_comm_t *comm, const void *in, size_t bytes, 
 }
 
 gln_status_t gln_comm_alltoall_i32(gln_comm_t *comm, const int32_t *send, int count,
-                                   int32_t *receive) {
+                                   int32_t *receive)
+{
     if (!comm) return no_comm("gln_comm_alltoall_i32");
     if (count < 0)
         return gln_fail(GLN_ERR_ARGUMENT, "gln_comm_alltoall_i32: expected a count >= 0, found %d",
@@ -210,7 +229,8 @@ gln_status_t gln_comm_alltoall_i32(gln_comm_t *comm, const int32_t *send, int co
     return comm->ops->alltoall_i32(comm, send, count, receive);
 }
 
-gln_status_t gln_comm_sum_i64(gln_comm_t *comm, int64_t *values, int count) {
+gln_status_t gln_comm_sum_i64(gln_comm_t *comm, int64_t *values, int count)
+{
     if (!comm) return no_comm("gln_comm_sum_i64");
     if (count < 0)
         return gln_fail(GLN_ERR_ARGUMENT, "gln_comm_sum_i64: expected a count >= 0, found %d",

@@ -1,9 +1,10 @@
-/* Ranks and the few collectives that gleaner needs, behind an ops table. The MPI backend is comm_mpi.c;
- * a world of one rank without MPI is comm_self.c.
+/* Ranks and the few collectives that gleaner needs, behind an ops table. The MPI backend is
+ * comm_mpi.c; a world of one rank without MPI is comm_self.c.
  *
- * COLLECTIVE means: every rank of the communicator calls it, in the same order. Every rank enters every
- * collective also with nothing to send. One caller per communicator at a time (the thread that opened
- * it: MPI runs as MPI_THREAD_FUNNELED). A failing MPI call is reported and returns GLN_ERR_PEER. */
+ * COLLECTIVE means: every rank of the communicator calls it, in the same order. Every rank enters
+ * every collective also with nothing to send. One caller per communicator at a time (the thread
+ * that opened it: MPI runs as MPI_THREAD_FUNNELED). A failing MPI call is reported and returns
+ * GLN_ERR_PEER. */
 #ifndef GLN_COMM_COMM_H
 #define GLN_COMM_COMM_H
 
@@ -18,8 +19,8 @@ extern "C" {
 
 typedef struct gln_comm gln_comm_t;
 
-/** Join the MPI job (initialises MPI if nobody has) and duplicate MPI_COMM_WORLD. Works without mpirun
- *  as a world of one. COLLECTIVE over the job. */
+/** Join the MPI job (initialises MPI if nobody has) and duplicate MPI_COMM_WORLD. Works without
+ * mpirun as a world of one. COLLECTIVE over the job. */
 gln_status_t gln_comm_open_world(gln_comm_t **out);
 /** Duplicate the caller's communicator. @param mpi_comm address of an MPI_Comm; MPI is initialised
  *  already and stays the caller's. COLLECTIVE over it. */
@@ -28,7 +29,8 @@ gln_status_t gln_comm_open_mpi(const void *mpi_comm, gln_comm_t **out);
 gln_status_t gln_comm_open_self(gln_comm_t **out);
 /** Ranks with the same `color`, ordered by rank here. COLLECTIVE over `parent`. */
 gln_status_t gln_comm_split(gln_comm_t *parent, int color, gln_comm_t **out);
-/** COLLECTIVE. Takes NULL. Finalises MPI if gln_comm_open_world initialised it and this is that one. */
+/** COLLECTIVE. Takes NULL. Finalises MPI if gln_comm_open_world initialised it and this is that
+ * one. */
 void gln_comm_close(gln_comm_t *comm);
 
 int gln_comm_rank(const gln_comm_t *comm);
@@ -45,20 +47,23 @@ gln_status_t gln_comm_broadcast(gln_comm_t *comm, void *data, size_t bytes, int 
 /** Every rank's `bytes` bytes, in rank order, into `out` [P * bytes]. */
 gln_status_t gln_comm_allgather(gln_comm_t *comm, const void *in, size_t bytes, void *out);
 /** Agree on a status: returns, on every rank, the largest status any rank brought, and in *rank the
- *  lowest rank that brought it. So that all ranks leave together, and one of them speaks. COLLECTIVE. */
+ *  lowest rank that brought it. So that all ranks leave together, and one of them speaks.
+ * COLLECTIVE. */
 gln_status_t gln_comm_agree(gln_comm_t *comm, gln_status_t mine, int *rank);
 
-/** Blocks of bytes to every rank: block i is send_bytes[i] long, blocks lie in rank order without gaps;
- *  likewise received. Counts are [P], own block included. COLLECTIVE; zero bytes are ordinary. */
+/** Blocks of bytes to every rank: block i is send_bytes[i] long, blocks lie in rank order without
+ * gaps; likewise received. Counts are [P], own block included. COLLECTIVE; zero bytes are ordinary.
+ */
 gln_status_t gln_comm_alltoallv(gln_comm_t *comm, const void *send, const size_t *send_bytes,
                                 void *receive, const size_t *receive_bytes);
 /** One int32 block of `count` to each rank: send [P, count], receive [P, count]. COLLECTIVE. */
-gln_status_t gln_comm_alltoall_i32(gln_comm_t *comm, const int32_t *send, int count, int32_t *receive);
+gln_status_t gln_comm_alltoall_i32(gln_comm_t *comm, const int32_t *send, int count,
+                                   int32_t *receive);
 
-/** Sum over leaves with a fixed shape: a binary tree over the leaf index, in which the node of level s over
- *  leaves [i*2^s, (i+1)*2^s) adds its left and its right child, and an absent child passes the other
- *  through. Rank r holds the leaves [r*local, (r+1)*local). The result depends on the leaves alone, not on
- *  how many ranks hold them, bit for bit, for any P and any `local`.
+/** Sum over leaves with a fixed shape: a binary tree over the leaf index, in which the node of
+ * level s over leaves [i*2^s, (i+1)*2^s) adds its left and its right child, and an absent child
+ * passes the other through. Rank r holds the leaves [r*local, (r+1)*local). The result depends on
+ * the leaves alone, not on how many ranks hold them, bit for bit, for any P and any `local`.
  *  @param parts  [local] arrays of n elements; overwritten; parts[0] receives the sum on every rank
  *  @param dtype  F32 or F64
  *  COLLECTIVE. Allocates nothing after the first call with this n or a larger one. */

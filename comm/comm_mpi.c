@@ -22,7 +22,8 @@ typedef struct mpi_comm {
 
 enum { message_tag = 1 };
 
-static gln_status_t mpi_fail(int code, const char *call) {
+static gln_status_t mpi_fail(int code, const char *call)
+{
     char text[MPI_MAX_ERROR_STRING] = "";
     int length = 0;
     MPI_Error_string(code, text, &length);
@@ -35,16 +36,19 @@ static gln_status_t mpi_fail(int code, const char *call) {
         if (mpi_code != MPI_SUCCESS) return mpi_fail(mpi_code, #call); \
     } while (0)
 
-static mpi_comm_t *of(gln_comm_t *comm) {
+static mpi_comm_t *of(gln_comm_t *comm)
+{
     return (mpi_comm_t *)comm;
 }
 
-static gln_status_t mpi_barrier(gln_comm_t *comm) {
+static gln_status_t mpi_barrier(gln_comm_t *comm)
+{
     MPI_TRY(MPI_Barrier(of(comm)->comm));
     return GLN_OK;
 }
 
-static gln_status_t mpi_broadcast(gln_comm_t *comm, void *data, size_t bytes, int root) {
+static gln_status_t mpi_broadcast(gln_comm_t *comm, void *data, size_t bytes, int root)
+{
     for (size_t at = 0; at < bytes; at += comm->chunk_bytes) {
         size_t part = bytes - at < comm->chunk_bytes ? bytes - at : comm->chunk_bytes;
         MPI_TRY(MPI_Bcast((char *)data + at, (int)part, MPI_BYTE, root, of(comm)->comm));
@@ -52,29 +56,34 @@ static gln_status_t mpi_broadcast(gln_comm_t *comm, void *data, size_t bytes, in
     return GLN_OK;
 }
 
-static gln_status_t mpi_allgather(gln_comm_t *comm, const void *in, size_t bytes, void *out) {
+static gln_status_t mpi_allgather(gln_comm_t *comm, const void *in, size_t bytes, void *out)
+{
     MPI_TRY(MPI_Allgather(in, (int)bytes, MPI_BYTE, out, (int)bytes, MPI_BYTE, of(comm)->comm));
     return GLN_OK;
 }
 
 static gln_status_t mpi_alltoall_i32(gln_comm_t *comm, const int32_t *send, int count,
-                                     int32_t *receive) {
+                                     int32_t *receive)
+{
     MPI_TRY(MPI_Alltoall(send, count, MPI_INT32_T, receive, count, MPI_INT32_T, of(comm)->comm));
     return GLN_OK;
 }
 
-static gln_status_t mpi_sum_i64(gln_comm_t *comm, int64_t *values, int count) {
+static gln_status_t mpi_sum_i64(gln_comm_t *comm, int64_t *values, int count)
+{
     MPI_TRY(MPI_Allreduce(MPI_IN_PLACE, values, count, MPI_INT64_T, MPI_SUM, of(comm)->comm));
     return GLN_OK;
 }
 
-static gln_status_t mpi_max_i64(gln_comm_t *comm, int64_t *values, int count) {
+static gln_status_t mpi_max_i64(gln_comm_t *comm, int64_t *values, int count)
+{
     MPI_TRY(MPI_Allreduce(MPI_IN_PLACE, values, count, MPI_INT64_T, MPI_MAX, of(comm)->comm));
     return GLN_OK;
 }
 
 /* After a failure nothing may stay in flight: buffers are the caller's again. */
-static void give_up(mpi_comm_t *m) {
+static void give_up(mpi_comm_t *m)
+{
     for (int i = 0; i < m->count; i++) {
         if (m->requests[i] == MPI_REQUEST_NULL) continue;
         MPI_Cancel(&m->requests[i]);
@@ -83,7 +92,8 @@ static void give_up(mpi_comm_t *m) {
     m->count = 0;
 }
 
-static gln_status_t list_grow(mpi_comm_t *m, int capacity) {
+static gln_status_t list_grow(mpi_comm_t *m, int capacity)
+{
     MPI_Request *requests = realloc(m->requests, (size_t)capacity * sizeof *requests);
     if (requests) m->requests = requests;
     MPI_Status *statuses = realloc(m->statuses, (size_t)capacity * sizeof *statuses);
@@ -97,8 +107,8 @@ static gln_status_t list_grow(mpi_comm_t *m, int capacity) {
 }
 
 /* One of the two directions: exactly one of `out` and `in` is set. */
-static gln_status_t message_start(mpi_comm_t *m, int peer, const char *out, char *in,
-                                  size_t bytes) {
+static gln_status_t message_start(mpi_comm_t *m, int peer, const char *out, char *in, size_t bytes)
+{
     size_t chunk = m->base.chunk_bytes;
     for (size_t at = 0; at < bytes; at += chunk) {
         int part = (int)(bytes - at < chunk ? bytes - at : chunk);
@@ -119,15 +129,18 @@ static gln_status_t message_start(mpi_comm_t *m, int peer, const char *out, char
     return GLN_OK;
 }
 
-static gln_status_t mpi_send(gln_comm_t *comm, int peer, const void *data, size_t bytes) {
+static gln_status_t mpi_send(gln_comm_t *comm, int peer, const void *data, size_t bytes)
+{
     return message_start(of(comm), peer, data, NULL, bytes);
 }
 
-static gln_status_t mpi_receive(gln_comm_t *comm, int peer, void *data, size_t bytes) {
+static gln_status_t mpi_receive(gln_comm_t *comm, int peer, void *data, size_t bytes)
+{
     return message_start(of(comm), peer, NULL, data, bytes);
 }
 
-static gln_status_t mpi_wait(gln_comm_t *comm) {
+static gln_status_t mpi_wait(gln_comm_t *comm)
+{
     mpi_comm_t *m = of(comm);
     int code = MPI_Waitall(m->count, m->requests, m->statuses);
     if (code == MPI_SUCCESS) {
@@ -150,13 +163,15 @@ static gln_status_t mpi_wait(gln_comm_t *comm) {
     return status;
 }
 
-static void __attribute__((noreturn)) mpi_abort(gln_comm_t *comm, int exit_status) {
+static void __attribute__((noreturn)) mpi_abort(gln_comm_t *comm, int exit_status)
+{
     (void)comm;
     MPI_Abort(MPI_COMM_WORLD, exit_status);
     _Exit(exit_status);
 }
 
-static void mpi_close(gln_comm_t *comm) {
+static void mpi_close(gln_comm_t *comm)
+{
     mpi_comm_t *m = of(comm);
     int finalized = 0, finalizes = m->finalizes;
     MPI_Finalized(&finalized);
@@ -170,7 +185,8 @@ static void mpi_close(gln_comm_t *comm) {
 
 /* nodes[r] = number of the node of rank r, nodes counted by their lowest rank. Each rank learns the
  * lowest rank of its node inside the node, and all tell all. */
-static gln_status_t nodes_find(MPI_Comm comm, int rank, int size, int *nodes) {
+static gln_status_t nodes_find(MPI_Comm comm, int rank, int size, int *nodes)
+{
     MPI_Comm node = MPI_COMM_NULL;
     int lowest = rank;
     MPI_TRY(MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &node));
@@ -203,7 +219,8 @@ static const gln_comm_ops_t mpi_ops = {
 };
 
 /* Take over `own` (freed on error as well). */
-static gln_status_t handle_open(MPI_Comm own, gln_comm_t **out) {
+static gln_status_t handle_open(MPI_Comm own, gln_comm_t **out)
+{
     gln_status_t status = GLN_OK;
     int rank = 0, size = 1;
     MPI_Comm_set_errhandler(own, MPI_ERRORS_RETURN);
@@ -236,13 +253,15 @@ free_memory:
     return status;
 }
 
-static gln_status_t mpi_split(gln_comm_t *comm, int color, gln_comm_t **out) {
+static gln_status_t mpi_split(gln_comm_t *comm, int color, gln_comm_t **out)
+{
     MPI_Comm part = MPI_COMM_NULL;
     MPI_TRY(MPI_Comm_split(of(comm)->comm, color, comm->rank, &part));
     return handle_open(part, out);
 }
 
-gln_status_t gln_comm_open_mpi(const void *mpi_comm, gln_comm_t **out) {
+gln_status_t gln_comm_open_mpi(const void *mpi_comm, gln_comm_t **out)
+{
     if (!mpi_comm || !out)
         return gln_fail(GLN_ERR_ARGUMENT, "gln_comm_open_mpi: expected two addresses, found NULL");
     int initialized = 0, finalized = 0;
@@ -262,7 +281,8 @@ gln_status_t gln_comm_open_mpi(const void *mpi_comm, gln_comm_t **out) {
     return handle_open(own, out);
 }
 
-gln_status_t gln_comm_open_world(gln_comm_t **out) {
+gln_status_t gln_comm_open_world(gln_comm_t **out)
+{
     if (!out)
         return gln_fail(GLN_ERR_ARGUMENT, "gln_comm_open_world: expected an address, found NULL");
     int initialized = 0, finalized = 0;

@@ -5,56 +5,66 @@
 #include <stdlib.h>
 #include <string.h>
 
-static gln_status_t self_barrier(gln_comm_t *comm) {
+static gln_status_t self_barrier(gln_comm_t *comm)
+{
     (void)comm;
     return GLN_OK;
 }
 
-static gln_status_t self_broadcast(gln_comm_t *comm, void *data, size_t bytes, int root) {
+static gln_status_t self_broadcast(gln_comm_t *comm, void *data, size_t bytes, int root)
+{
     (void)comm, (void)data, (void)bytes, (void)root;
     return GLN_OK;
 }
 
-static gln_status_t self_allgather(gln_comm_t *comm, const void *in, size_t bytes, void *out) {
+static gln_status_t self_allgather(gln_comm_t *comm, const void *in, size_t bytes, void *out)
+{
     (void)comm;
     memmove(out, in, bytes);
     return GLN_OK;
 }
 
 static gln_status_t self_alltoall_i32(gln_comm_t *comm, const int32_t *send, int count,
-                                      int32_t *receive) {
+                                      int32_t *receive)
+{
     (void)comm;
     memmove(receive, send, (size_t)count * sizeof *send);
     return GLN_OK;
 }
 
-static gln_status_t self_reduce_i64(gln_comm_t *comm, int64_t *values, int count) {
+static gln_status_t self_reduce_i64(gln_comm_t *comm, int64_t *values, int count)
+{
     (void)comm, (void)values, (void)count;
     return GLN_OK;
 }
 
 /* There is no other rank, so nobody can ask for these two. */
-static gln_status_t self_send(gln_comm_t *comm, int peer, const void *data, size_t bytes) {
+static gln_status_t self_send(gln_comm_t *comm, int peer, const void *data, size_t bytes)
+{
     (void)comm, (void)data, (void)bytes;
     return gln_fail(GLN_ERR_ARGUMENT, "a world of one rank cannot send to rank %d", peer);
 }
 
-static gln_status_t self_receive(gln_comm_t *comm, int peer, void *data, size_t bytes) {
+static gln_status_t self_receive(gln_comm_t *comm, int peer, void *data, size_t bytes)
+{
     (void)comm, (void)data, (void)bytes;
     return gln_fail(GLN_ERR_ARGUMENT, "a world of one rank cannot receive from rank %d", peer);
 }
 
-static gln_status_t self_split(gln_comm_t *comm, int color, gln_comm_t **out) {
+static gln_status_t self_split(gln_comm_t *comm, int color, gln_comm_t **out)
+{
     (void)comm, (void)color;
     return gln_comm_open_self(out);
 }
 
-static void __attribute__((noreturn)) self_abort(gln_comm_t *comm, int exit_status) {
+static void __attribute__((noreturn)) self_abort(gln_comm_t *comm, int exit_status)
+{
     (void)comm;
     _Exit(exit_status);
 }
 
-static void self_close(gln_comm_t *comm) {
+static void self_close(gln_comm_t *comm)
+{
     free(comm);
 }
 
@@ -74,7 +84,8 @@ static const gln_comm_ops_t self_ops = {
     .close = self_close,
 };
 
-gln_status_t gln_comm_open_self(gln_comm_t **out) {
+gln_status_t gln_comm_open_self(gln_comm_t **out)
+{
     if (!out)
         return gln_fail(GLN_ERR_ARGUMENT, "gln_comm_open_self: expected an address, found NULL");
     gln_comm_t *comm = calloc(1, sizeof *comm);

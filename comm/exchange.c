@@ -16,24 +16,28 @@
 #include "base/log.h"
 #include <string.h>
 
-int gln_exchange_rank_of(const gln_exchange_t *x, int s, int j) {
+int gln_exchange_rank_of(const gln_exchange_t *x, int s, int j)
+{
     int domain = x->comm->rank * x->local + s;
     return (domain / x->group * x->group + j) / x->local;
 }
 
-int gln_exchange_index_of(const gln_exchange_t *x, int s, int j) {
+int gln_exchange_index_of(const gln_exchange_t *x, int s, int j)
+{
     int domain = x->comm->rank * x->local + s;
     return (domain / x->group * x->group + j) % x->local;
 }
 
 /* index of local domain s in its group: its j as seen from a destination */
-static int source_index(const gln_exchange_t *x, int s) {
+static int source_index(const gln_exchange_t *x, int s)
+{
     return (x->comm->rank * x->local + s) % x->group;
 }
 
 /* rank number `step` after this one in its group, and the first of its domains' indices in the
  * group */
-static int peer_of(const gln_exchange_t *x, int step, int *domain) {
+static int peer_of(const gln_exchange_t *x, int step, int *domain)
+{
     int own = x->comm->rank - x->rank_first;
     int index = (own + step + x->group_ranks) % x->group_ranks;
     *domain = index * x->local;
@@ -42,7 +46,8 @@ static int peer_of(const gln_exchange_t *x, int step, int *domain) {
 
 /* Copy what pair (s, j) carries to `to`. */
 static void pair_copy(const gln_exchange_t *x, const gln_exchange_flow_t *flow, size_t unit,
-                      const char *in, int s, int j, char *to) {
+                      const char *in, int s, int j, char *to)
+{
     int pair = s * x->group + j;
     int64_t first = flow->sent_offset[pair], count = flow->sent[pair];
     if (count == 0) return;
@@ -56,20 +61,23 @@ static void pair_copy(const gln_exchange_t *x, const gln_exchange_flow_t *flow, 
 
 /* Units that source rank number `j0 / Dl` sends to local domain i. */
 static int64_t block_received(const gln_exchange_t *x, const gln_exchange_flow_t *flow, int i,
-                              int j0, int64_t *first) {
+                              int j0, int64_t *first)
+{
     *first = flow->received_offset[i * x->group + j0];
     return flow->received_offset[i * x->group + j0 + x->local] - *first;
 }
 
 /* Units that this rank sends to destination j, all sources together. */
 static int64_t block_staged(const gln_exchange_t *x, const gln_exchange_flow_t *flow, int j,
-                            int64_t *first) {
+                            int64_t *first)
+{
     *first = flow->stage_offset[j * x->local];
     return flow->stage_offset[(j + 1) * x->local] - *first;
 }
 
 gln_status_t gln_exchange_forward(gln_exchange_t *x, const gln_exchange_flow_t *flow, size_t unit,
-                                  const void *in, void *out) {
+                                  const void *in, void *out)
+{
     const gln_comm_ops_t *ops = x->comm->ops;
     gln_status_t status = GLN_OK;
     int64_t first;
@@ -110,7 +118,8 @@ gln_status_t gln_exchange_forward(gln_exchange_t *x, const gln_exchange_flow_t *
 /* The way back: from `in` (received order) to the staging buffer of the source. What stays inside
  * this rank stays where it is. */
 static gln_status_t backward(gln_exchange_t *x, const gln_exchange_flow_t *flow, size_t unit,
-                             const void *in) {
+                             const void *in)
+{
     const gln_comm_ops_t *ops = x->comm->ops;
     gln_status_t status = GLN_OK;
     int64_t first;
@@ -138,7 +147,8 @@ static gln_status_t backward(gln_exchange_t *x, const gln_exchange_flow_t *flow,
     return ops->wait(x->comm);
 }
 
-static const char *entry_row(const gln_exchange_t *x, const char *in, gln_exchange_entry_t entry) {
+static const char *entry_row(const gln_exchange_t *x, const char *in, gln_exchange_entry_t entry)
+{
     return entry.row >= 0 ? x->stage + (size_t)entry.row * x->row_bytes
                           : in + (size_t)~entry.row * x->row_bytes;
 }
@@ -146,7 +156,8 @@ static const char *entry_row(const gln_exchange_t *x, const char *in, gln_exchan
 /* out [H] = tree over `count` >= 2 entries in ascending domain. Partial sum number p of the stack
  * lies in x->sums[p] once it is a sum, and where it came from before that. */
 static void token_sum(gln_exchange_t *x, const gln_exchange_entry_t *entries, int64_t count,
-                      const char *in, char *out) {
+                      const char *in, char *out)
+{
     const char *stack[33];
     int meets[33]; /* level at which stack[p] meets stack[p + 1] */
     int depth = 0;
@@ -170,7 +181,8 @@ static void token_sum(gln_exchange_t *x, const gln_exchange_entry_t *entries, in
     }
 }
 
-static gln_status_t planned(const gln_exchange_t *x, const char *function) {
+static gln_status_t planned(const gln_exchange_t *x, const char *function)
+{
     if (!x) return gln_fail(GLN_ERR_ARGUMENT, "%s: expected an exchange, found NULL", function);
     if (!x->planned)
         return gln_fail(GLN_ERR_ARGUMENT, "%s: no plan is set; call gln_exchange_plan first",
@@ -178,7 +190,8 @@ static gln_status_t planned(const gln_exchange_t *x, const char *function) {
     return GLN_OK;
 }
 
-gln_status_t gln_exchange_dispatch(gln_exchange_t *x, const void *in, void *out) {
+gln_status_t gln_exchange_dispatch(gln_exchange_t *x, const void *in, void *out)
+{
     gln_status_t status = planned(x, "gln_exchange_dispatch");
     if (status != GLN_OK) return status;
     int pairs = x->local * x->group;
@@ -188,7 +201,8 @@ gln_status_t gln_exchange_dispatch(gln_exchange_t *x, const void *in, void *out)
     return gln_exchange_forward(x, &x->rows, x->row_bytes, in, out);
 }
 
-gln_status_t gln_exchange_combine(gln_exchange_t *x, const void *in, void *out) {
+gln_status_t gln_exchange_combine(gln_exchange_t *x, const void *in, void *out)
+{
     gln_status_t status = planned(x, "gln_exchange_combine");
     if (status != GLN_OK) return status;
     GLN_ASSERT(in || x->rows.received_offset[x->local * x->group] == 0);
@@ -211,7 +225,8 @@ gln_status_t gln_exchange_combine(gln_exchange_t *x, const void *in, void *out) 
     return GLN_OK;
 }
 
-gln_status_t gln_exchange_scalars(gln_exchange_t *x, const void *in, void *out) {
+gln_status_t gln_exchange_scalars(gln_exchange_t *x, const void *in, void *out)
+{
     gln_status_t status = planned(x, "gln_exchange_scalars");
     if (status != GLN_OK) return status;
     const gln_exchange_flow_t *flow = &x->scalars;
@@ -236,7 +251,8 @@ gln_status_t gln_exchange_scalars(gln_exchange_t *x, const void *in, void *out) 
     return GLN_OK;
 }
 
-gln_traffic_t gln_exchange_traffic(const gln_exchange_t *x) {
+gln_traffic_t gln_exchange_traffic(const gln_exchange_t *x)
+{
     GLN_ASSERT(x);
     return x->traffic;
 }

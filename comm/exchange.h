@@ -1,15 +1,16 @@
 /* Dispatch and combine: rows to the domains of their experts, and partial sums back.
  *
- * The exchange speaks of domains and rows and knows no experts. A communicator of P ranks hosts D domains,
- * rank r the contiguous D/P of them; domains fall into R replica groups of G = D/R consecutive ones, and rows
- * travel inside their group only. A row travels once per destination domain, with metadata bytes that the
- * caller defines (which expert, which weight). Row buffers are sized at open: rows_max per (source,
- * destination) pair bounds everything.
+ * The exchange speaks of domains and rows and knows no experts. A communicator of P ranks hosts D
+ * domains, rank r the contiguous D/P of them; domains fall into R replica groups of G = D/R
+ * consecutive ones, and rows travel inside their group only. A row travels once per destination
+ * domain, with metadata bytes that the caller defines (which expert, which weight). Row buffers are
+ * sized at open: rows_max per (source, destination) pair bounds everything.
  *
- * Order of received rows: by destination domain of this rank, then by source domain within the group, then in
- * the order the source listed them. It depends on no rank count.
+ * Order of received rows: by destination domain of this rank, then by source domain within the
+ * group, then in the order the source listed them. It depends on no rank count.
  *
- * Per step: plan, then any number of dispatch, combine, scalars. All COLLECTIVE over the communicator. */
+ * Per step: plan, then any number of dispatch, combine, scalars. All COLLECTIVE over the
+ * communicator. */
 #ifndef GLN_COMM_EXCHANGE_H
 #define GLN_COMM_EXCHANGE_H
 
@@ -22,29 +23,29 @@ extern "C" {
 typedef struct gln_exchange gln_exchange_t;
 
 typedef struct gln_exchange_options {
-    int domains;          /* D; P divides D */
-    int groups;           /* R; divides D; P divides R or R divides P. 0: 1 */
-    int64_t tokens;       /* T of one domain */
-    int64_t hidden;       /* H */
-    gln_dtype_t dtype;    /* of rows: F32 or F64 */
-    int64_t rows_max;     /* rows of one (source, destination) pair at most, <= T */
-    int64_t scalars_max;  /* scalars of one (source, destination) pair at most */
-    size_t meta_bytes_max;/* metadata bytes of one (source, destination) pair at most */
+    int domains;           /* D; P divides D */
+    int groups;            /* R; divides D; P divides R or R divides P. 0: 1 */
+    int64_t tokens;        /* T of one domain */
+    int64_t hidden;        /* H */
+    gln_dtype_t dtype;     /* of rows: F32 or F64 */
+    int64_t rows_max;      /* rows of one (source, destination) pair at most, <= T */
+    int64_t scalars_max;   /* scalars of one (source, destination) pair at most */
+    size_t meta_bytes_max; /* metadata bytes of one (source, destination) pair at most */
 } gln_exchange_options_t;
 
-/* What one source rank sends, for each of its local domains s in [0, D/P) and each destination j in [0, G)
- * of that domain's group; pair index s*G + j. */
+/* What one source rank sends, for each of its local domains s in [0, D/P) and each destination j in
+ * [0, G) of that domain's group; pair index s*G + j. */
 typedef struct gln_exchange_send {
-    const int32_t *rows_count;   /* [D/P * G] */
-    const int32_t *row_token;    /* tokens (0 .. T-1 of the source domain) of all pairs, in pair order;
-                                    within a pair each token at most once */
-    const int32_t *scalars_count;/* [D/P * G] scalars per pair (one per route) */
-    const int32_t *meta_bytes;   /* [D/P * G] */
-    const void *meta;            /* metadata of all pairs, in pair order, without gaps */
+    const int32_t *rows_count; /* [D/P * G] */
+    const int32_t *row_token; /* tokens (0 .. T-1 of the source domain) of all pairs, in pair order;
+                                 within a pair each token at most once */
+    const int32_t *scalars_count; /* [D/P * G] scalars per pair (one per route) */
+    const int32_t *meta_bytes;    /* [D/P * G] */
+    const void *meta;             /* metadata of all pairs, in pair order, without gaps */
 } gln_exchange_send_t;
 
-/* What this rank received; for each local destination domain i and each source j of its group in order;
- * pair index i*G + j. Owned by the exchange, valid until the next plan. */
+/* What this rank received; for each local destination domain i and each source j of its group in
+ * order; pair index i*G + j. Owned by the exchange, valid until the next plan. */
 typedef struct gln_exchange_received {
     int64_t rows_count;           /* all rows */
     const int32_t *rows;          /* [D/P * G] rows per pair */
@@ -52,12 +53,13 @@ typedef struct gln_exchange_received {
     const int32_t *scalars;       /* [D/P * G] scalars per pair */
     const int64_t *scalar_offset; /* [D/P * G + 1] */
     const void *meta;
-    const size_t *meta_offset;    /* [D/P * G + 1] bytes */
+    const size_t *meta_offset; /* [D/P * G + 1] bytes */
 } gln_exchange_received_t;
 
 /* Rows that crossed each kind of link in the last dispatch or combine, counted at the sender. */
 typedef struct gln_traffic {
-    int64_t rank_rows, node_rows, remote_rows; /* inside this rank, inside the node, between nodes */
+    int64_t rank_rows, node_rows,
+        remote_rows; /* inside this rank, inside the node, between nodes */
     int64_t rank_bytes, node_bytes, remote_bytes; /* rows only */
 } gln_traffic_t;
 
@@ -73,18 +75,20 @@ size_t gln_exchange_bytes(const gln_exchange_t *x);
 /** Rows that this rank can receive at most: D/P * G * rows_max. */
 int64_t gln_exchange_receive_max(const gln_exchange_t *x);
 
-/** Fix who sends what in this step; exchanges counts and metadata. `send` is borrowed during the call.
- *  @return GLN_OK; GLN_ERR_CAPACITY when a pair exceeds its bound on any rank (agreed: all ranks return it,
- *          nothing was sent; the message is at the rank with that pair); GLN_ERR_PEER. */
+/** Fix who sends what in this step; exchanges counts and metadata. `send` is borrowed during the
+ * call.
+ *  @return GLN_OK; GLN_ERR_CAPACITY when a pair exceeds its bound on any rank (agreed: all ranks
+ * return it, nothing was sent; the message is at the rank with that pair); GLN_ERR_PEER. */
 gln_status_t gln_exchange_plan(gln_exchange_t *x, const gln_exchange_send_t *send,
                                gln_exchange_received_t *received);
 
-/** Send every planned row. @param in [D/P * T, H] local domains' tokens; @param out [rows_count, H]. */
+/** Send every planned row. @param in [D/P * T, H] local domains' tokens; @param out [rows_count,
+ * H]. */
 gln_status_t gln_exchange_dispatch(gln_exchange_t *x, const void *in, void *out);
 
-/** Return one row per received row and sum them per token: over destination domains in the binary tree over
- *  the domain's index in its group, absent leaves passing the other side through; every node of the tree
- *  rounds to dtype. Tokens without rows get zeros.
+/** Return one row per received row and sum them per token: over destination domains in the binary
+ * tree over the domain's index in its group, absent leaves passing the other side through; every
+ * node of the tree rounds to dtype. Tokens without rows get zeros.
  *  @param in [rows_count, H] in received order; @param out [D/P * T, H], overwritten. */
 gln_status_t gln_exchange_combine(gln_exchange_t *x, const void *in, void *out);
 

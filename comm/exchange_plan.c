@@ -10,7 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static gln_status_t options_check(const gln_comm_t *comm, const gln_exchange_options_t *o) {
+static gln_status_t options_check(const gln_comm_t *comm, const gln_exchange_options_t *o)
+{
     int ranks = gln_comm_size(comm);
     if (o->domains < 1 || o->groups < 1 || o->tokens < 1 || o->hidden < 1)
         return gln_fail(
@@ -60,7 +61,8 @@ static gln_status_t options_check(const gln_comm_t *comm, const gln_exchange_opt
     return GLN_OK;
 }
 
-static void flow_layout(gln_exchange_flow_t *flow, size_t pairs, gln_arena_t *arena) {
+static void flow_layout(gln_exchange_flow_t *flow, size_t pairs, gln_arena_t *arena)
+{
     flow->sent = gln_arena_take(arena, pairs * sizeof *flow->sent);
     flow->sent_offset = gln_arena_take(arena, (pairs + 1) * sizeof *flow->sent_offset);
     flow->stage_offset = gln_arena_take(arena, (pairs + 1) * sizeof *flow->stage_offset);
@@ -68,11 +70,13 @@ static void flow_layout(gln_exchange_flow_t *flow, size_t pairs, gln_arena_t *ar
     flow->received_offset = gln_arena_take(arena, (pairs + 1) * sizeof *flow->received_offset);
 }
 
-static size_t largest(size_t a, size_t b) {
+static size_t largest(size_t a, size_t b)
+{
     return a > b ? a : b;
 }
 
-static void layout(gln_exchange_t *x, gln_arena_t *arena) {
+static void layout(gln_exchange_t *x, gln_arena_t *arena)
+{
     const gln_exchange_options_t *o = &x->options;
     size_t pairs = (size_t)x->local * (size_t)x->group;
     size_t remote = x->group_ranks > 1 ? (size_t)x->local * (size_t)(x->group - x->local) : 0;
@@ -98,7 +102,8 @@ static void layout(gln_exchange_t *x, gln_arena_t *arena) {
 }
 
 gln_status_t gln_exchange_open(gln_comm_t *comm, const gln_exchange_options_t *options,
-                               gln_exchange_t **out) {
+                               gln_exchange_t **out)
+{
     if (!comm || !options || !out)
         return gln_fail(GLN_ERR_ARGUMENT,
                         "gln_exchange_open: expected three addresses, found NULL");
@@ -133,25 +138,29 @@ gln_status_t gln_exchange_open(gln_comm_t *comm, const gln_exchange_options_t *o
     return GLN_OK;
 }
 
-void gln_exchange_close(gln_exchange_t *x) {
+void gln_exchange_close(gln_exchange_t *x)
+{
     if (!x) return;
     gln_arena_close(&x->arena);
     free(x);
 }
 
-size_t gln_exchange_bytes(const gln_exchange_t *x) {
+size_t gln_exchange_bytes(const gln_exchange_t *x)
+{
     GLN_ASSERT(x);
     return sizeof *x + x->arena.size_bytes;
 }
 
-int64_t gln_exchange_receive_max(const gln_exchange_t *x) {
+int64_t gln_exchange_receive_max(const gln_exchange_t *x)
+{
     GLN_ASSERT(x);
     return (int64_t)x->local * x->group * x->options.rows_max;
 }
 
 /* Take over one kind of counts. */
 static gln_status_t counts_take(const gln_exchange_t *x, const int32_t *counts, int64_t max,
-                                const char *what, gln_exchange_flow_t *flow) {
+                                const char *what, gln_exchange_flow_t *flow)
+{
     if (!counts)
         return gln_fail(GLN_ERR_ARGUMENT, "gln_exchange_plan: the counts of %s are NULL", what);
     int first = x->comm->rank * x->local;
@@ -176,7 +185,8 @@ static gln_status_t counts_take(const gln_exchange_t *x, const int32_t *counts, 
 
 /* Check the tokens, note where each row comes from, and count the rows of each token (into
  * token_entry[token + 1], not yet summed up). */
-static gln_status_t tokens_take(gln_exchange_t *x, const int32_t *row_token) {
+static gln_status_t tokens_take(gln_exchange_t *x, const int32_t *row_token)
+{
     int64_t tokens = x->options.tokens, rows = x->rows.sent_offset[x->local * x->group];
     if (rows > 0 && !row_token)
         return gln_fail(GLN_ERR_ARGUMENT,
@@ -205,7 +215,8 @@ static gln_status_t tokens_take(gln_exchange_t *x, const int32_t *row_token) {
     return GLN_OK;
 }
 
-static gln_status_t send_take(gln_exchange_t *x, const gln_exchange_send_t *send) {
+static gln_status_t send_take(gln_exchange_t *x, const gln_exchange_send_t *send)
+{
     if (!send)
         return gln_fail(GLN_ERR_ARGUMENT, "gln_exchange_plan: expected what to send, found NULL");
     const gln_exchange_options_t *o = &x->options;
@@ -224,7 +235,8 @@ static gln_status_t send_take(gln_exchange_t *x, const gln_exchange_send_t *send
 
 /* Tell every rank this one's status, and the ranks of the group the counts of the pairs between us.
  * @return the largest status of all ranks */
-static gln_status_t records_exchange(gln_exchange_t *x, gln_status_t mine) {
+static gln_status_t records_exchange(gln_exchange_t *x, gln_status_t mine)
+{
     int ranks = x->comm->size, local = x->local;
     for (int r = 0; r < ranks; r++) {
         int32_t *record = x->records_out + (size_t)r * (size_t)x->record;
@@ -249,7 +261,8 @@ static gln_status_t records_exchange(gln_exchange_t *x, gln_status_t mine) {
 }
 
 /* Received counts: from records, and for pairs inside this rank from what it sends itself. */
-static void received_take(gln_exchange_t *x) {
+static void received_take(gln_exchange_t *x)
+{
     int local = x->local, group = x->group;
     for (int index = 0; index < x->group_ranks && x->group_ranks > 1; index++) {
         int r = x->rank_first + index;
@@ -274,7 +287,8 @@ static void received_take(gln_exchange_t *x) {
             }
 }
 
-static void flow_offsets(const gln_exchange_t *x, gln_exchange_flow_t *flow) {
+static void flow_offsets(const gln_exchange_t *x, gln_exchange_flow_t *flow)
+{
     int local = x->local, group = x->group;
     for (int p = 0; p < local * group; p++)
         flow->received_offset[p + 1] = flow->received_offset[p] + flow->received[p];
@@ -287,7 +301,8 @@ static void flow_offsets(const gln_exchange_t *x, gln_exchange_flow_t *flow) {
 }
 
 /* The rows that come back for each token, in ascending order of the destination. */
-static void entries_sort(gln_exchange_t *x) {
+static void entries_sort(gln_exchange_t *x)
+{
     int local = x->local, group = x->group;
     int64_t tokens = local * x->options.tokens;
     for (int64_t t = 0; t < tokens; t++)
@@ -311,7 +326,8 @@ static void entries_sort(gln_exchange_t *x) {
     x->token_entry[tokens] = x->rows.sent_offset[local * group];
 }
 
-static void traffic_add(const gln_exchange_t *x, int peer, int64_t rows, gln_traffic_t *traffic) {
+static void traffic_add(const gln_exchange_t *x, int peer, int64_t rows, gln_traffic_t *traffic)
+{
     int64_t bytes = rows * (int64_t)x->row_bytes;
     const int *nodes = x->comm->nodes;
     if (peer == x->comm->rank) {
@@ -327,7 +343,8 @@ static void traffic_add(const gln_exchange_t *x, int peer, int64_t rows, gln_tra
 }
 
 /* Pair (s, j) sends in dispatch to the rank that sends pair (i = s, j) back in combine. */
-static void traffic_count(gln_exchange_t *x) {
+static void traffic_count(gln_exchange_t *x)
+{
     memset(&x->traffic_dispatch, 0, sizeof x->traffic_dispatch);
     memset(&x->traffic_combine, 0, sizeof x->traffic_combine);
     for (int s = 0; s < x->local; s++)
@@ -339,7 +356,8 @@ static void traffic_count(gln_exchange_t *x) {
 }
 
 gln_status_t gln_exchange_plan(gln_exchange_t *x, const gln_exchange_send_t *send,
-                               gln_exchange_received_t *received) {
+                               gln_exchange_received_t *received)
+{
     if (!x || !received)
         return gln_fail(GLN_ERR_ARGUMENT,
                         "gln_exchange_plan: expected an exchange and a place for the "

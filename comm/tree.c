@@ -22,12 +22,14 @@
 
 enum { cache_elements = 4096, steps_max = 31 };
 
-static int is_power_of_two(int64_t value) {
+static int is_power_of_two(int64_t value)
+{
     return value > 0 && (value & (value - 1)) == 0;
 }
 
 /* parts[0] = tree over parts[0 .. local), elements [from, from + n); local is a power of two. */
-static void local_tree(void *const *parts, int local, int64_t from, int64_t n, gln_dtype_t dtype) {
+static void local_tree(void *const *parts, int local, int64_t from, int64_t n, gln_dtype_t dtype)
+{
     for (int64_t at = from; at < from + n; at += cache_elements) {
         int64_t block = from + n - at < cache_elements ? from + n - at : cache_elements;
         for (int half = 1; half < local; half *= 2)
@@ -40,7 +42,8 @@ static void local_tree(void *const *parts, int local, int64_t from, int64_t n, g
 
 /* Send `send_n` elements at `send` and receive `receive_n` at `receive`; same partner. */
 static gln_status_t swap(gln_comm_t *comm, int partner, const void *send, int64_t send_n,
-                         void *receive, int64_t receive_n, gln_dtype_t dtype) {
+                         void *receive, int64_t receive_n, gln_dtype_t dtype)
+{
     size_t unit = gln_dtype_bytes(dtype);
     gln_status_t status = GLN_OK;
     if (receive_n > 0)
@@ -52,14 +55,16 @@ static gln_status_t swap(gln_comm_t *comm, int partner, const void *send, int64_
 
 /* data += theirs, as lower + upper seen from the tree */
 static void add_partner(int rank, int partner, const void *theirs, int64_t n, gln_dtype_t dtype,
-                        void *data) {
+                        void *data)
+{
     if (rank < partner)
         gln_comm_add(data, theirs, n, dtype, data);
     else
         gln_comm_add(theirs, data, n, dtype, data);
 }
 
-static gln_status_t recursive_doubling(gln_comm_t *comm, void *data, int64_t n, gln_dtype_t dtype) {
+static gln_status_t recursive_doubling(gln_comm_t *comm, void *data, int64_t n, gln_dtype_t dtype)
+{
     for (int distance = 1; distance < comm->size; distance *= 2) {
         int partner = comm->rank ^ distance;
         gln_status_t status = swap(comm, partner, data, n, comm->scratch, n, dtype);
@@ -69,7 +74,8 @@ static gln_status_t recursive_doubling(gln_comm_t *comm, void *data, int64_t n, 
     return GLN_OK;
 }
 
-static gln_status_t recursive_halving(gln_comm_t *comm, void *data, int64_t n, gln_dtype_t dtype) {
+static gln_status_t recursive_halving(gln_comm_t *comm, void *data, int64_t n, gln_dtype_t dtype)
+{
     int64_t from[steps_max + 1] = {0}, to[steps_max + 1] = {n}; /* own piece before step s */
     int steps = 0;
     for (int distance = 1; distance < comm->size; distance *= 2, steps++) {
@@ -102,7 +108,8 @@ static gln_status_t recursive_halving(gln_comm_t *comm, void *data, int64_t n, g
  * its lowest leaf. Pairs of children both held here add at once; the pair that reaches beyond this
  * rank, if any, sends or receives. */
 static gln_status_t general_level(gln_comm_t *comm, void *const *parts, int local, int64_t half,
-                                  int64_t from, int64_t n, gln_dtype_t dtype) {
+                                  int64_t from, int64_t n, gln_dtype_t dtype)
+{
     size_t bytes = (size_t)n * gln_dtype_bytes(dtype);
     int64_t first = (int64_t)comm->rank * local, end = first + local;
     int64_t leaves = (int64_t)comm->size * local;
@@ -129,7 +136,8 @@ static gln_status_t general_level(gln_comm_t *comm, void *const *parts, int loca
 }
 
 static gln_status_t general_tree(gln_comm_t *comm, void *const *parts, int local, int64_t n,
-                                 gln_dtype_t dtype) {
+                                 gln_dtype_t dtype)
+{
     int64_t leaves = (int64_t)comm->size * local;
     int64_t chunk = (int64_t)(comm->tree_chunk_bytes / gln_dtype_bytes(dtype));
     for (int64_t from = 0; from < n; from += chunk) {
@@ -143,7 +151,8 @@ static gln_status_t general_tree(gln_comm_t *comm, void *const *parts, int local
 }
 
 static gln_status_t power_tree(gln_comm_t *comm, void *const *parts, int local, int64_t n,
-                               gln_dtype_t dtype) {
+                               gln_dtype_t dtype)
+{
     size_t unit = gln_dtype_bytes(dtype);
     int64_t chunk = (int64_t)(comm->tree_chunk_bytes / unit);
     for (int64_t from = 0; from < n; from += chunk) {
@@ -160,7 +169,8 @@ static gln_status_t power_tree(gln_comm_t *comm, void *const *parts, int local, 
 }
 
 gln_status_t gln_comm_tree_sum(gln_comm_t *comm, void *const *parts, int local, int64_t n,
-                               gln_dtype_t dtype) {
+                               gln_dtype_t dtype)
+{
     if (!comm || !parts)
         return gln_fail(GLN_ERR_ARGUMENT,
                         "gln_comm_tree_sum: expected a communicator and parts, found "

@@ -1,9 +1,10 @@
-/* Math on one device. A backend is a table of operations: the reference (kernels/ref) fills all slots
- * and defines what is correct, faster backends overlay the slots they have.
+/* Math on one device. A backend is a table of operations: the reference (kernels/ref) fills all
+ * slots and defines what is correct, faster backends overlay the slots they have.
  *
  * Common to all operations
- * - `k->dtype` is the element type of activations and of weights as the GEMM reads them, `k->acc` the type
- *   of statistics, weights of routes, gradients of parameters and master weights ("acc" below).
+ * - `k->dtype` is the element type of activations and of weights as the GEMM reads them, `k->acc`
+ * the type of statistics, weights of routes, gradients of parameters and master weights ("acc"
+ * below).
  * - Arrays are dense and row-major unless a stride ("ld", in elements) is given. All memory is the
  *   caller's, borrowed until the call returns, and does not overlap unless "in place" is said.
  * - Counts may be 0: such a call does nothing. Rows are counted by N here.
@@ -33,13 +34,13 @@ typedef struct gln_kernels gln_kernels_t;
 typedef enum gln_gemm_form {
     GLN_GEMM_NN, /* C[M,N] = A[M,K] B[K,N]     rows times weights (weights are stored [in, out]) */
     GLN_GEMM_NT, /* C[M,N] = A[M,K] B[N,K]^T   gradient of the input */
-    GLN_GEMM_TN  /* C[M,N] = A[K,M]^T B[K,N]   gradient of the weights: sums over the K rows in a fixed
-                    order that depends on K alone */
+    GLN_GEMM_TN  /* C[M,N] = A[K,M]^T B[K,N]   gradient of the weights: sums over the K rows in a
+                    fixed  order that depends on K alone */
 } gln_gemm_form_t;
 
-/* NN and NT: M counts rows and may vary from call to call; a row of C depends on that row of A and on
- * B only, bit for bit. TN: K counts rows and may vary; M and N are a weight's shape. K = 0 is an empty
- * sum: C becomes 0, or stays as it is when accumulating. */
+/* NN and NT: M counts rows and may vary from call to call; a row of C depends on that row of A and
+ * on B only, bit for bit. TN: K counts rows and may vary; M and N are a weight's shape. K = 0 is an
+ * empty sum: C becomes 0, or stays as it is when accumulating. */
 typedef struct gln_gemm {
     int64_t m, n, k;
     const void *a; /* dtype */
@@ -63,8 +64,8 @@ typedef struct gln_rmsnorm {
     const void *x; /* [N, H] dtype */
     const void *w; /* [H] acc */
     double eps;
-    void *y;       /* [N, H] dtype */
-    void *rstd;    /* [N] acc, out: kept for backward */
+    void *y;    /* [N, H] dtype */
+    void *rstd; /* [N] acc, out: kept for backward */
 } gln_rmsnorm_t;
 
 typedef struct gln_rmsnorm_backward {
@@ -76,27 +77,28 @@ typedef struct gln_rmsnorm_backward {
     void *dw;           /* [H] acc, +=; summed over rows in blocks of fixed size */
 } gln_rmsnorm_backward_t;
 
-/* Rotary position embedding, in place, "RoFormer" arXiv 2104.09864, pairing element i with i + dh/2 as
- * the published Mixtral weights do. Row n stands at position n mod S. */
+/* Rotary position embedding, in place, "RoFormer" arXiv 2104.09864, pairing element i with i + dh/2
+ * as the published Mixtral weights do. Row n stands at position n mod S. */
 typedef struct gln_rope {
-    int64_t n, s;      /* rows; sequence length */
-    int heads, dh;     /* heads of dh elements each start at x; dh even */
-    void *x;           /* [N, >= heads*dh] dtype, in place */
+    int64_t n, s;  /* rows; sequence length */
+    int heads, dh; /* heads of dh elements each start at x; dh even */
+    void *x;       /* [N, >= heads*dh] dtype, in place */
     int64_t ldx;
-    double theta;      /* base, e.g. 10000 */
-    int inverse;       /* rotate back: the backward pass */
+    double theta; /* base, e.g. 10000 */
+    int inverse;  /* rotate back: the backward pass */
 } gln_rope_t;
 
-/* Causal attention with grouped queries; softmax(q k^T / sqrt(dh)) v within each sequence of S rows.
- * Tiled with a running maximum ("FlashAttention" arXiv 2205.14135): no S x S matrix is kept.
+/* Causal attention with grouped queries; softmax(q k^T / sqrt(dh)) v within each sequence of S
+ * rows. Tiled with a running maximum ("FlashAttention" arXiv 2205.14135): no S x S matrix is kept.
  * q head i uses kv head i / (heads / kv_heads). */
 typedef struct gln_attention {
     int64_t sequences, s; /* N = sequences * s rows */
     int heads, kv_heads, dh;
-    const void *q, *k, *v; /* [N, heads*dh], [N, kv_heads*dh] x 2, dtype, all with row stride ldqkv */
+    const void *q, *k,
+        *v; /* [N, heads*dh], [N, kv_heads*dh] x 2, dtype, all with row stride ldqkv */
     int64_t ldqkv;
-    void *out;             /* [N, heads*dh] dtype, dense */
-    void *lse;             /* [N, heads] acc, out: log of the softmax sum, kept for backward */
+    void *out; /* [N, heads*dh] dtype, dense */
+    void *lse; /* [N, heads] acc, out: log of the softmax sum, kept for backward */
 } gln_attention_t;
 
 typedef struct gln_attention_backward {
@@ -105,7 +107,8 @@ typedef struct gln_attention_backward {
     void *dq, *dk, *dv;      /* as q, k, v, row stride ldqkv; overwritten */
 } gln_attention_backward_t;
 
-/* act = silu(gate) * up, with hgu = [gate | up]. "GLU variants improve transformer" arXiv 2002.05202. */
+/* act = silu(gate) * up, with hgu = [gate | up]. "GLU variants improve transformer" arXiv
+ * 2002.05202. */
 typedef struct gln_swiglu {
     int64_t n, f;
     const void *hgu; /* [N, 2F] dtype: columns 0..F-1 gate, F..2F-1 up */
@@ -135,8 +138,8 @@ typedef struct gln_gather {
     void *out;            /* [N, H] dtype */
 } gln_gather_t;
 
-/* out[i] = sum over j in [offset[i], offset[i+1]) of weight[j] * rows[index[j]], in ascending j, in acc,
- * rounded once to dtype. An empty range gives zeros. weight NULL means 1. */
+/* out[i] = sum over j in [offset[i], offset[i+1]) of weight[j] * rows[index[j]], in ascending j, in
+ * acc, rounded once to dtype. An empty range gives zeros. weight NULL means 1. */
 typedef struct gln_combine {
     int64_t n, h;          /* rows of out */
     const void *rows;      /* [*, H] dtype */
@@ -170,27 +173,29 @@ typedef struct gln_cross_entropy {
     const void *logits;    /* [N, V] acc */
     const int32_t *target; /* [N], in [-1, V) */
     double scale;
-    void *loss;            /* [N] acc */
-    void *dlogits;         /* [N, V] dtype, or NULL. May be `logits` itself where dtype equals acc. */
+    void *loss;    /* [N] acc */
+    void *dlogits; /* [N, V] dtype, or NULL. May be `logits` itself where dtype equals acc. */
 } gln_cross_entropy_t;
 
 /* One AdamW step ("Decoupled weight decay regularization" arXiv 1711.05101):
  *   g' = grad_scale * g;  m = b1 m + (1-b1) g';  v = b2 v + (1-b2) g'^2;
- *   w -= lr * ( (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps) + weight_decay * w ). Elementwise in acc. */
+ *   w -= lr * ( (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps) + weight_decay * w ). Elementwise in
+ * acc. */
 typedef struct gln_adamw {
     int64_t n;
     void *w, *m, *v; /* [n] acc, in place */
     const void *g;   /* [n] acc */
     void *w_compute; /* [n] dtype: the rounded copy for GEMMs; NULL where dtype equals acc */
     double lr, beta1, beta2, eps, weight_decay, grad_scale;
-    int64_t t;       /* step, from 1 */
+    int64_t t; /* step, from 1 */
 } gln_adamw_t;
 
 typedef struct gln_kernel_ops {
     const char *name; /* "ref", "cpu" */
-    /* C_i = (or +=) op(A_i) op(B_i) for i < count: products of one form, n and k (NN, NT) or m and n (TN)
-     * may differ too. Work is shared between threads by size, not by item. */
-    gln_status_t (*gemm)(gln_kernels_t *k, gln_gemm_mode_t mode, const gln_gemm_t *items, int count);
+    /* C_i = (or +=) op(A_i) op(B_i) for i < count: products of one form, n and k (NN, NT) or m and
+     * n (TN) may differ too. Work is shared between threads by size, not by item. */
+    gln_status_t (*gemm)(gln_kernels_t *k, gln_gemm_mode_t mode, const gln_gemm_t *items,
+                         int count);
     gln_status_t (*rmsnorm)(gln_kernels_t *k, const gln_rmsnorm_t *args);
     gln_status_t (*rmsnorm_backward)(gln_kernels_t *k, const gln_rmsnorm_backward_t *args);
     gln_status_t (*rope)(gln_kernels_t *k, const gln_rope_t *args);
@@ -206,8 +211,8 @@ typedef struct gln_kernel_ops {
     gln_status_t (*adamw)(gln_kernels_t *k, const gln_adamw_t *args);
     /* y[i] += x[i], dtype */
     gln_status_t (*add)(gln_kernels_t *k, int64_t n, const void *x, void *y);
-    /* *out = sum of x[i]^2 over n elements of acc, in double, in blocks of fixed size and order; 0 for
-     * n = 0 */
+    /* *out = sum of x[i]^2 over n elements of acc, in double, in blocks of fixed size and order; 0
+     * for n = 0 */
     gln_status_t (*sum_squares)(gln_kernels_t *k, int64_t n, const void *x, double *out);
 } gln_kernel_ops_t;
 
@@ -222,8 +227,8 @@ struct gln_kernels {
 /** Open a backend for one element type on a pool.
  *  @param backend GLN_BACKEND_REF takes F32 and F64; GLN_BACKEND_CPU takes F32
  *  @param pool    borrowed until close
- *  @return GLN_OK; GLN_ERR_ARGUMENT for a type the backend does not have (the message names those it
- *          has); GLN_ERR_BACKEND; GLN_ERR_MEMORY. */
+ *  @return GLN_OK; GLN_ERR_ARGUMENT for a type the backend does not have (the message names those
+ * it has); GLN_ERR_BACKEND; GLN_ERR_MEMORY. */
 gln_status_t gln_kernels_open(gln_backend_t backend, gln_dtype_t dtype, gln_pool_t *pool,
                               gln_kernels_t **out);
 

@@ -19,7 +19,9 @@ static const gln_command_t commands[] = {
      "it\n"
      "holds a checkpoint, training goes on from the newest one. SIGINT, SIGTERM and SIGUSR1 finish "
      "the\n"
-     "step, save a checkpoint and leave with status 0.\n",
+     "step, save a checkpoint and leave with status 0. mpirun passes SIGUSR1 on (kill -USR1 PID of "
+     "mpirun);\n"
+     "after Ctrl-C it leaves its ranks about a second.\n",
      COMMON | BIT(SET) | BIT(JSON), 1, 1, 1, gln_command_train},
     {"eval", "RUN_DIR|CHECKPOINT", "loss of a checkpoint on a text",
      "Evaluates the newest checkpoint of a run directory, or the one named, on the validation text "

@@ -8,7 +8,7 @@ set -u
 
 group() {
     case $1 in
-    build) echo build-essential cmake ninja-build pkg-config libopenmpi-dev libhwloc-dev libdnnl-dev \
+    build) echo build-essential cmake ninja-build pkg-config libopenmpi-dev libhwloc-dev libdnnl-dev ocl-icd-opencl-dev \
         libyaml-dev libjansson-dev libxxhash-dev zlib1g-dev ;;
     run) echo openmpi-bin ;;
     text) echo bible-kjv bible-kjv-text ;;

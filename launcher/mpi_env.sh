@@ -2,4 +2,3 @@
 # waiting ranks give way. For the script's own children only.
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 export OMPI_MCA_rmaps_base_oversubscribe=1
-export OMPI_MCA_odls_base_sigkill_timeout=60 # time to save a checkpoint after Ctrl-C

@@ -86,8 +86,10 @@ static void remove_folders(const char *dir, int made)
 {
     char path[PATH_MAX];
     snprintf(path, sizeof path, "%s", dir);
-    while (made-- > 0 && rmdir(path) == 0)
+    while (made > 0) { /* the lowest may never have come to be */
+        made -= rmdir(path) == 0;
         if (!parent_of(path)) break;
+    }
 }
 
 gln_status_t gln_run_folder_create(const char *dir, char *problem, size_t size)

@@ -118,24 +118,13 @@ int gln_session_leave(gln_session_t *session, gln_status_t status)
     return gln_session_exit_status(status, session->working);
 }
 
-static int environment_number(const char *const *names, int fallback)
-{
-    for (; *names; names++) {
-        const char *text = getenv(*names);
-        if (text && *text) return atoi(text);
-    }
-    return fallback;
-}
-
 int gln_session_environment_rank(void)
 {
     static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK",
                                         "SLURM_PROCID", NULL};
-    return environment_number(names, 0);
-}
-
-int gln_session_environment_ranks(void)
-{
-    static const char *const names[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS", NULL};
-    return environment_number(names, 1);
+    for (const char *const *name = names; *name; name++) {
+        const char *text = getenv(*name);
+        if (text && *text) return atoi(text);
+    }
+    return 0;
 }

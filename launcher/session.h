@@ -51,10 +51,9 @@ int gln_session_leave(gln_session_t *session, gln_status_t status);
  */
 int gln_session_exit_status(gln_status_t status, bool working);
 
-/** Rank and size of this process according to the environment of mpirun, srun or another PMI
- * launcher, without MPI: 0 and 1 when it says nothing. */
+/** Rank of this process according to the environment of mpirun, srun or another PMI launcher,
+ * without MPI; 0 when it says nothing. */
 int gln_session_environment_rank(void);
-int gln_session_environment_ranks(void);
 
 #ifdef __cplusplus
 }

@@ -27,6 +27,9 @@ static void catch_signals(void)
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGUSR1, &action, NULL);
+    /* who reads the screen may leave first (mpirun does when it is ended); the run is saved still
+     */
+    sigaction(SIGPIPE, &(struct sigaction){.sa_handler = SIG_IGN}, NULL);
 }
 
 static gln_status_t fail_folder(gln_train_t *t, const char *problem)

@@ -10,6 +10,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const char *choice(const char *key, int value)
 {
@@ -176,7 +177,7 @@ gln_status_t gln_train_print_step(gln_train_t *t, bool validated)
     gln_status_t status = gln_figures_print(line, t->metrics, name);
     if (t->json && status == GLN_OK) {
         json_object_set_new(object, "event", json_string("step"));
-        status = gln_figures_print(object, stdout, "standard output");
+        gln_figures_print(object, stdout, "standard output"); /* a reader that left stops no run */
     } else {
         json_decref(object);
         print_line(t);
@@ -238,10 +239,13 @@ static void write_next(const gln_train_t *t, FILE *out)
         fprintf(out, "  %s generate %s --prompt \"In the \" --count 400\n", program, dir);
     if (t->validates) fprintf(out, "  %s eval %s\n", program, dir);
     fprintf(out, "  %s ckpt digest %s\n", program, dir);
-    fprintf(out,
-            "  mpirun -n %d %s train %s --set run.dir=%s-plain --set router.fill=false --set "
-            "router.rectify=false\n",
-            t->machine.ranks, program, t->source.path, dir);
+    char start[64] = "";
+    if (t->machine.ranks > 1)
+        snprintf(start, sizeof start, "mpirun %s-n %d ",
+                 geteuid() == 0 ? "--allow-run-as-root " : "", t->machine.ranks);
+    fprintf(out, "  %s%s train %s --set run.dir=%s-plain --set router.fill=false", start, program,
+            t->source.path, dir);
+    fprintf(out, " --set router.rectify=false\n");
 }
 
 static gln_status_t print_end_json(const gln_train_t *t, const char *sample)

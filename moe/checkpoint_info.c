@@ -17,7 +17,8 @@
 /* ---- finding --------------------------------------------------------------------------------- */
 
 /* The number in "step-XXXXXXXX"; -1 if the name is another. */
-static int64_t step_of(const char *name) {
+static int64_t step_of(const char *name)
+{
     enum { PREFIX = 5, DIGITS_MIN = 8, DIGITS_MAX = 18 };
     if (strncmp(name, "step-", PREFIX)) return -1;
     size_t digits = strspn(name + PREFIX, "0123456789");
@@ -26,13 +27,15 @@ static int64_t step_of(const char *name) {
     return strtoll(name + PREFIX, NULL, 10);
 }
 
-static int has_manifest(const char *folder) {
+static int has_manifest(const char *folder)
+{
     char path[PATH_MAX];
     int length = snprintf(path, sizeof path, "%s/" GLN_MANIFEST_NAME, folder);
     return length < (int)sizeof path && access(path, F_OK) == 0;
 }
 
-gln_status_t gln_checkpoint_latest(const char *run_folder, char *path, size_t size) {
+gln_status_t gln_checkpoint_latest(const char *run_folder, char *path, size_t size)
+{
     char folder[PATH_MAX], candidate[PATH_MAX], best[PATH_MAX];
     int64_t best_step = -1;
     gln_status_t status = gln_path_join(run_folder, "checkpoints", folder);
@@ -63,7 +66,8 @@ gln_status_t gln_checkpoint_latest(const char *run_folder, char *path, size_t si
     return GLN_OK;
 }
 
-gln_status_t gln_checkpoint_resolve(const char *path, char *folder) {
+gln_status_t gln_checkpoint_resolve(const char *path, char *folder)
+{
     char inner[PATH_MAX];
     gln_status_t status = gln_path_join(path, "checkpoints", inner);
     if (status != GLN_OK) return status;
@@ -82,7 +86,8 @@ gln_status_t gln_checkpoint_resolve(const char *path, char *folder) {
 
 /* Do the tensors in the file agree with what the manifest says of them? */
 static gln_status_t check_entries(const char *path, const gln_manifest_t *manifest, int file,
-                                  const gln_safetensors_t *opened) {
+                                  const gln_safetensors_t *opened)
+{
     char expected[GLN_SHAPE_TEXT_MAX], found[GLN_SHAPE_TEXT_MAX];
     int count = gln_safetensors_count(opened);
     if (count != manifest->files[file].tensors_count)
@@ -113,7 +118,8 @@ static gln_status_t check_entries(const char *path, const gln_manifest_t *manife
 }
 
 gln_status_t gln_checkpoint_file_open(const char *folder, const gln_manifest_t *manifest, int file,
-                                      gln_safetensors_t **out) {
+                                      gln_safetensors_t **out)
+{
     const gln_manifest_file_t *listed = &manifest->files[file];
     char path[PATH_MAX];
     struct stat about;
@@ -154,14 +160,16 @@ typedef struct opened {
     gln_safetensors_t **files;
 } opened_t;
 
-static void close_all(opened_t *all) {
+static void close_all(opened_t *all)
+{
     for (int f = 0; all->files && f < all->manifest.files_count; f++)
         gln_safetensors_close(all->files[f]);
     free(all->files);
     gln_manifest_close(&all->manifest);
 }
 
-static gln_status_t open_all(const char *path, opened_t *all) {
+static gln_status_t open_all(const char *path, opened_t *all)
+{
     *all = (opened_t){0};
     gln_status_t status = gln_checkpoint_resolve(path, all->folder);
     if (status == GLN_OK) status = gln_manifest_open(all->folder, &all->manifest);
@@ -181,7 +189,8 @@ static gln_status_t open_all(const char *path, opened_t *all) {
 /* Per tensor: name and dtype with their terminators, the number of dims and the dims as 64-bit
  * little-endian integers, and the hash of the data in canonical (big-endian) form. */
 static void hash_tensor(XXH3_state_t *state, const opened_t *all,
-                        const gln_manifest_tensor_t *tensor) {
+                        const gln_manifest_tensor_t *tensor)
+{
     gln_tensor_entry_t entry;
     XXH128_canonical_t data;
     int64_t dims_count = tensor->dims_count;
@@ -195,7 +204,8 @@ static void hash_tensor(XXH3_state_t *state, const opened_t *all,
     XXH3_128bits_update(state, &data, sizeof data);
 }
 
-static gln_status_t digest_all(const opened_t *all, char digest[33]) {
+static gln_status_t digest_all(const opened_t *all, char digest[33])
+{
     XXH3_state_t *state = XXH3_createState();
     XXH128_canonical_t whole;
     if (!state) return gln_fail(GLN_ERR_MEMORY, "%s: no memory for its digest", all->folder);
@@ -209,7 +219,8 @@ static gln_status_t digest_all(const opened_t *all, char digest[33]) {
     return GLN_OK;
 }
 
-gln_status_t gln_checkpoint_digest(const char *path, char digest[33]) {
+gln_status_t gln_checkpoint_digest(const char *path, char digest[33])
+{
     opened_t *all = malloc(sizeof *all);
     if (!all) return gln_fail(GLN_ERR_MEMORY, "%s: cannot allocate %zu bytes", path, sizeof *all);
     gln_status_t status = open_all(path, all);
@@ -224,17 +235,20 @@ gln_status_t gln_checkpoint_digest(const char *path, char digest[33]) {
 /* ---- description ----------------------------------------------------------------------------- */
 
 static void report_number(gln_checkpoint_report_t report, void *ctx, const char *group,
-                          const char *key, uint64_t value) {
+                          const char *key, uint64_t value)
+{
     char text[24];
     snprintf(text, sizeof text, "%" PRIu64, value);
     report(ctx, group, key, text);
 }
 
 static void report_fields(gln_checkpoint_report_t report, void *ctx, const char *group,
-                          const json_t *object) {
+                          const json_t *object)
+{
     const char *key;
     json_t *value;
-    json_object_foreach((json_t *)(uintptr_t)object, key, value) {
+    json_object_foreach((json_t *)(uintptr_t)object, key, value)
+    {
         char text[40];
         if (json_is_integer(value))
             snprintf(text, sizeof text, "%lld", (long long)json_integer_value(value));
@@ -247,7 +261,8 @@ static void report_fields(gln_checkpoint_report_t report, void *ctx, const char 
 }
 
 static void report_all(const opened_t *all, const char *digest, gln_checkpoint_report_t report,
-                       void *ctx) {
+                       void *ctx)
+{
     const gln_manifest_t *m = &all->manifest;
     char text[PATH_MAX], shape[GLN_SHAPE_TEXT_MAX];
     uint64_t bytes = 0;
@@ -274,7 +289,8 @@ static void report_all(const opened_t *all, const char *digest, gln_checkpoint_r
     }
 }
 
-gln_status_t gln_checkpoint_info(const char *path, gln_checkpoint_report_t report, void *ctx) {
+gln_status_t gln_checkpoint_info(const char *path, gln_checkpoint_report_t report, void *ctx)
+{
     char digest[33];
     opened_t *all = malloc(sizeof *all);
     if (!all) return gln_fail(GLN_ERR_MEMORY, "%s: cannot allocate %zu bytes", path, sizeof *all);
@@ -289,7 +305,8 @@ gln_status_t gln_checkpoint_info(const char *path, gln_checkpoint_report_t repor
 }
 
 gln_status_t gln_checkpoint_fields(const char *path, gln_checkpoint_field_t *fields,
-                                   int fields_count) {
+                                   int fields_count)
+{
     char folder[PATH_MAX];
     gln_manifest_t manifest;
     gln_status_t status = gln_checkpoint_resolve(path, folder);

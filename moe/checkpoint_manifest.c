@@ -20,7 +20,8 @@
 
 enum { TAIL_BYTES = 2 + 13 + 18 + 3, MANIFEST_MAX = 1 << 30 };
 
-const char *gln_shape_text(const char *dtype, int dims_count, const int64_t *dims, char *text) {
+const char *gln_shape_text(const char *dtype, int dims_count, const int64_t *dims, char *text)
+{
     int at = snprintf(text, GLN_SHAPE_TEXT_MAX, "%.6s [", dtype);
     for (int d = 0; d < dims_count && d < GLN_TENSOR_DIMS_MAX; d++)
         at += snprintf(text + at, (size_t)(GLN_SHAPE_TEXT_MAX - at), "%s%" PRId64, d ? ", " : "",
@@ -29,7 +30,8 @@ const char *gln_shape_text(const char *dtype, int dims_count, const int64_t *dim
     return text;
 }
 
-gln_status_t gln_path_join(const char *folder, const char *name, char *path) {
+gln_status_t gln_path_join(const char *folder, const char *name, char *path)
+{
     int length = snprintf(path, PATH_MAX, "%s/%s", folder, name);
     if (length < PATH_MAX) return GLN_OK;
     return gln_fail(GLN_ERR_IO, "%s: the path is too long; use a shorter one", folder);
@@ -38,7 +40,8 @@ gln_status_t gln_path_join(const char *folder, const char *name, char *path) {
 static gln_status_t damaged(const char *folder, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
-static gln_status_t damaged(const char *folder, const char *format, ...) {
+static gln_status_t damaged(const char *folder, const char *format, ...)
+{
     char what[512];
     va_list args;
     va_start(args, format);
@@ -50,7 +53,8 @@ static gln_status_t damaged(const char *folder, const char *format, ...) {
 
 /* ---- reading -------------------------------------------------------------------------------- */
 
-gln_status_t gln_manifest_load(const char *folder, char **text, size_t *bytes) {
+gln_status_t gln_manifest_load(const char *folder, char **text, size_t *bytes)
+{
     char path[PATH_MAX];
     const void *map = NULL;
     size_t size = 0;
@@ -77,7 +81,8 @@ unmap:
     return status;
 }
 
-static gln_status_t check_checksum(const char *folder, const char *text, size_t bytes) {
+static gln_status_t check_checksum(const char *folder, const char *text, size_t bytes)
+{
     char tail[TAIL_BYTES + 1];
     if (bytes <= TAIL_BYTES) return damaged(folder, "the file is cut: found %zu bytes", bytes);
     size_t body = bytes - TAIL_BYTES;
@@ -91,17 +96,20 @@ static gln_status_t check_checksum(const char *folder, const char *text, size_t 
     return GLN_OK;
 }
 
-static const char *get_text(const json_t *object, const char *key) {
+static const char *get_text(const json_t *object, const char *key)
+{
     return json_string_value(json_object_get(object, key));
 }
 
-static int get_count(const json_t *value, int64_t *out) {
+static int get_count(const json_t *value, int64_t *out)
+{
     if (!json_is_integer(value) || json_integer_value(value) < 0) return 0;
     *out = json_integer_value(value);
     return 1;
 }
 
-static gln_status_t parse_files(const char *folder, const json_t *array, gln_manifest_t *manifest) {
+static gln_status_t parse_files(const char *folder, const json_t *array, gln_manifest_t *manifest)
+{
     for (size_t i = 0; i < json_array_size(array); i++) {
         const json_t *value = json_array_get(array, i);
         const char *name = get_text(value, "name"), *sum = get_text(value, "xxh3_64");
@@ -124,13 +132,15 @@ static gln_status_t parse_files(const char *folder, const json_t *array, gln_man
     return GLN_OK;
 }
 
-static int compare_tensors(const void *a, const void *b) {
+static int compare_tensors(const void *a, const void *b)
+{
     const gln_manifest_tensor_t *x = a, *y = b;
     return strcmp(x->name, y->name);
 }
 
 static gln_status_t parse_tensor(const char *folder, const json_t *value, gln_manifest_t *manifest,
-                                 gln_manifest_tensor_t *tensor) {
+                                 gln_manifest_tensor_t *tensor)
+{
     const char *file = get_text(value, "file");
     const json_t *shape = json_object_get(value, "shape");
     tensor->name = get_text(value, "name");
@@ -159,8 +169,8 @@ static gln_status_t parse_tensor(const char *folder, const json_t *value, gln_ma
     return GLN_OK;
 }
 
-static gln_status_t parse_tensors(const char *folder, const json_t *array,
-                                  gln_manifest_t *manifest) {
+static gln_status_t parse_tensors(const char *folder, const json_t *array, gln_manifest_t *manifest)
+{
     for (int i = 0; i < manifest->tensors_count; i++) {
         gln_status_t status =
             parse_tensor(folder, json_array_get(array, (size_t)i), manifest, &manifest->tensors[i]);
@@ -175,7 +185,8 @@ static gln_status_t parse_tensors(const char *folder, const json_t *array,
 }
 
 /* Non-finite reals are texts, because JSON has no numbers for them. */
-static int get_real(const json_t *value, double *out) {
+static int get_real(const json_t *value, double *out)
+{
     const char *text = json_string_value(value);
     if (json_is_real(value))
         *out = json_real_value(value);
@@ -190,18 +201,21 @@ static int get_real(const json_t *value, double *out) {
     return 1;
 }
 
-static gln_status_t check_fields(const char *folder, const char *group, const json_t *object) {
+static gln_status_t check_fields(const char *folder, const char *group, const json_t *object)
+{
     const char *key;
     json_t *value;
     double real;
-    json_object_foreach((json_t *)(uintptr_t)object, key, value) {
+    json_object_foreach((json_t *)(uintptr_t)object, key, value)
+    {
         if (!json_is_integer(value) && !get_real(value, &real))
             return damaged(folder, "%s '%.80s': expected a number", group, key);
     }
     return GLN_OK;
 }
 
-static gln_status_t check_root(const char *folder, const json_t *root) {
+static gln_status_t check_root(const char *folder, const json_t *root)
+{
     static const char *const keys[] = {"format", "version", "model",   "state",
                                        "files",  "tensors", "checksum"};
     enum { KEYS_COUNT = sizeof keys / sizeof keys[0] };
@@ -215,7 +229,8 @@ static gln_status_t check_root(const char *folder, const json_t *root) {
         return damaged(folder,
                        "expected version %d, found %lld: written by another version of gleaner",
                        GLN_CHECKPOINT_VERSION, (long long)json_integer_value(version));
-    json_object_foreach((json_t *)(uintptr_t)root, key, value) {
+    json_object_foreach((json_t *)(uintptr_t)root, key, value)
+    {
         int i = 0;
         while (i < KEYS_COUNT && strcmp(keys[i], key))
             i++;
@@ -231,7 +246,8 @@ static gln_status_t check_root(const char *folder, const json_t *root) {
 }
 
 /* Tables out of a root that passed check_root. */
-static gln_status_t parse_tables(const char *folder, gln_manifest_t *manifest) {
+static gln_status_t parse_tables(const char *folder, gln_manifest_t *manifest)
+{
     const json_t *files = json_object_get(manifest->root, "files");
     const json_t *tensors = json_object_get(manifest->root, "tensors");
     manifest->model = json_object_get(manifest->root, "model");
@@ -251,7 +267,8 @@ static gln_status_t parse_tables(const char *folder, gln_manifest_t *manifest) {
 }
 
 gln_status_t gln_manifest_parse(const char *folder, const char *text, size_t bytes,
-                                gln_manifest_t *manifest) {
+                                gln_manifest_t *manifest)
+{
     gln_manifest_t parsed = {0};
     json_error_t error;
     gln_status_t status = check_checksum(folder, text, bytes);
@@ -269,7 +286,8 @@ gln_status_t gln_manifest_parse(const char *folder, const char *text, size_t byt
     return GLN_OK;
 }
 
-gln_status_t gln_manifest_open(const char *folder, gln_manifest_t *manifest) {
+gln_status_t gln_manifest_open(const char *folder, gln_manifest_t *manifest)
+{
     char *text = NULL;
     size_t bytes = 0;
     gln_status_t status = gln_manifest_load(folder, &text, &bytes);
@@ -279,14 +297,16 @@ gln_status_t gln_manifest_open(const char *folder, gln_manifest_t *manifest) {
     return status;
 }
 
-void gln_manifest_close(gln_manifest_t *manifest) {
+void gln_manifest_close(gln_manifest_t *manifest)
+{
     free(manifest->tensors);
     free(manifest->files);
     json_decref(manifest->root);
     *manifest = (gln_manifest_t){0};
 }
 
-int gln_manifest_find(const gln_manifest_t *manifest, const char *name) {
+int gln_manifest_find(const gln_manifest_t *manifest, const char *name)
+{
     gln_manifest_tensor_t key = {.name = name};
     const gln_manifest_tensor_t *found =
         bsearch(&key, manifest->tensors, (size_t)manifest->tensors_count, sizeof *manifest->tensors,
@@ -294,7 +314,8 @@ int gln_manifest_find(const gln_manifest_t *manifest, const char *name) {
     return found ? (int)(found - manifest->tensors) : -1;
 }
 
-int gln_manifest_field(const gln_manifest_t *manifest, gln_checkpoint_field_t *field) {
+int gln_manifest_field(const gln_manifest_t *manifest, gln_checkpoint_field_t *field)
+{
     const json_t *value =
         json_object_get(field->is_model ? manifest->model : manifest->state, field->key);
     if (!value) return 0;
@@ -306,14 +327,16 @@ int gln_manifest_field(const gln_manifest_t *manifest, gln_checkpoint_field_t *f
 
 /* ---- writing -------------------------------------------------------------------------------- */
 
-static json_t *make_real(double real) {
+static json_t *make_real(double real)
+{
     if (isnan(real)) return json_string("nan");
     if (isinf(real)) return json_string(real > 0 ? "inf" : "-inf");
     return json_real(real);
 }
 
 /* "model" or "state" as an object; NULL if a key is bad. */
-static json_t *make_fields(const gln_checkpoint_field_t *fields, int fields_count, int is_model) {
+static json_t *make_fields(const gln_checkpoint_field_t *fields, int fields_count, int is_model)
+{
     json_t *object = json_object();
     for (int i = 0; i < fields_count; i++) {
         const gln_checkpoint_field_t *field = &fields[i];
@@ -331,7 +354,8 @@ static json_t *make_fields(const gln_checkpoint_field_t *fields, int fields_coun
     return object;
 }
 
-static json_t *make_tensor(const gln_manifest_t *manifest, const gln_manifest_tensor_t *tensor) {
+static json_t *make_tensor(const gln_manifest_t *manifest, const gln_manifest_tensor_t *tensor)
+{
     json_t *shape = json_array();
     for (int d = 0; d < tensor->dims_count; d++)
         json_array_append_new(shape, json_integer(tensor->dims[d]));
@@ -340,7 +364,8 @@ static json_t *make_tensor(const gln_manifest_t *manifest, const gln_manifest_te
 }
 
 /* One JSON value on the current line; takes the reference. Returns 0 on success. */
-static int put(FILE *out, const char *before, json_t *value) {
+static int put(FILE *out, const char *before, json_t *value)
+{
     fputs(before, out);
     int failed = !value || json_dumpf(value, out, JSON_COMPACT | JSON_REAL_PRECISION(17)) != 0;
     json_decref(value);
@@ -348,7 +373,8 @@ static int put(FILE *out, const char *before, json_t *value) {
 }
 
 /* The manifest up to its checksum. Returns 0 on success. */
-static int put_body(FILE *out, const gln_manifest_t *manifest, json_t *model, json_t *state) {
+static int put_body(FILE *out, const gln_manifest_t *manifest, json_t *model, json_t *state)
+{
     int failed = 0;
     fprintf(out, "{\n \"format\": \"" FORMAT_NAME "\",\n \"version\": %d", GLN_CHECKPOINT_VERSION);
     failed |= put(out, ",\n \"model\": ", json_incref(model));
@@ -372,7 +398,8 @@ static int put_body(FILE *out, const gln_manifest_t *manifest, json_t *model, js
 /* The whole text; the caller frees it. */
 static gln_status_t make_text(const char *path, const gln_manifest_t *manifest,
                               const gln_checkpoint_field_t *fields, int fields_count, char **text,
-                              size_t *bytes) {
+                              size_t *bytes)
+{
     gln_status_t status = GLN_ERR_ARGUMENT;
     json_t *model = make_fields(fields, fields_count, 1);
     json_t *state = model ? make_fields(fields, fields_count, 0) : NULL;
@@ -393,7 +420,8 @@ free_fields:
 }
 
 gln_status_t gln_manifest_write(const char *folder, const gln_manifest_t *manifest,
-                                const gln_checkpoint_field_t *fields, int fields_count) {
+                                const gln_checkpoint_field_t *fields, int fields_count)
+{
     char path[PATH_MAX];
     char *text = NULL;
     size_t bytes = 0;

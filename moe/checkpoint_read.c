@@ -29,7 +29,8 @@ typedef struct reading {
 static gln_status_t differs(const reading_t *r, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
-static gln_status_t differs(const reading_t *r, const char *format, ...) {
+static gln_status_t differs(const reading_t *r, const char *format, ...)
+{
     char what[512];
     va_list args;
     va_start(args, format);
@@ -42,7 +43,8 @@ static gln_status_t differs(const reading_t *r, const char *format, ...) {
 
 /* ---- rank 0: does the manifest describe these parameters? ------------------------------------ */
 
-static gln_status_t check_model_field(const reading_t *r, const gln_checkpoint_field_t *field) {
+static gln_status_t check_model_field(const reading_t *r, const gln_checkpoint_field_t *field)
+{
     gln_checkpoint_field_t found = *field;
     int state = gln_manifest_field(&r->manifest, &found);
     if (state == 0) return differs(r, "expected model.%s, found no such field", field->key);
@@ -59,7 +61,8 @@ static gln_status_t check_model_field(const reading_t *r, const gln_checkpoint_f
     return GLN_OK;
 }
 
-static gln_status_t check_fields(const reading_t *r) {
+static gln_status_t check_fields(const reading_t *r)
+{
     const char *key;
     json_t *value;
     gln_status_t status = GLN_OK;
@@ -72,7 +75,8 @@ static gln_status_t check_fields(const reading_t *r) {
                              found.is_real ? "real" : "an integer");
     }
     if (status != GLN_OK) return status;
-    json_object_foreach((json_t *)(uintptr_t)r->manifest.model, key, value) {
+    json_object_foreach((json_t *)(uintptr_t)r->manifest.model, key, value)
+    {
         int i = 0;
         while (i < r->fields_count && !(r->fields[i].is_model && !strcmp(r->fields[i].key, key)))
             i++;
@@ -83,7 +87,8 @@ static gln_status_t check_fields(const reading_t *r) {
 
 /* One parameter: its weights must be there, its moments if `needed`; marks what it knows. */
 static gln_status_t check_param(const reading_t *r, const gln_param_t *param, int training,
-                                char *known) {
+                                char *known)
+{
     char name[GLN_TENSOR_NAME_MAX], expected[GLN_SHAPE_TEXT_MAX], found[GLN_SHAPE_TEXT_MAX];
     const char *dtype = gln_safetensors_dtype(r->params->acc);
     for (int s = 0; s < SUFFIXES_COUNT; s++) {
@@ -102,7 +107,8 @@ static gln_status_t check_param(const reading_t *r, const gln_param_t *param, in
     return GLN_OK;
 }
 
-static gln_status_t check_tensors(const reading_t *r) {
+static gln_status_t check_tensors(const reading_t *r)
+{
     int training = r->params->dense_grad != NULL;
     gln_status_t status = GLN_OK;
     char *known = calloc((size_t)r->manifest.tensors_count + 1, 1);
@@ -123,7 +129,8 @@ static gln_status_t check_tensors(const reading_t *r) {
 
 /* Rank 0's text to every rank. */
 static gln_status_t share_text(gln_comm_t *comm, int root, const char *folder, char **text,
-                               size_t *bytes) {
+                               size_t *bytes)
+{
     uint64_t size = *bytes;
     int speaker;
     gln_status_t status = gln_comm_broadcast(comm, &size, sizeof size, 0);
@@ -138,7 +145,8 @@ static gln_status_t share_text(gln_comm_t *comm, int root, const char *folder, c
 }
 
 /* The same, judged manifest on every rank. */
-static gln_status_t share_manifest(reading_t *r) {
+static gln_status_t share_manifest(reading_t *r)
+{
     const gln_parallel_t *p = r->params->parallel;
     char *text = NULL;
     size_t bytes = 0;
@@ -163,7 +171,8 @@ static gln_status_t share_manifest(reading_t *r) {
 }
 
 /* Which files hold a tensor that this rank holds? */
-static void mark_needed(const reading_t *r, char *needed) {
+static void mark_needed(const reading_t *r, char *needed)
+{
     char name[GLN_TENSOR_NAME_MAX];
     int suffixes_count = r->params->dense_grad ? SUFFIXES_COUNT : 1;
     for (int i = 0; i < r->params->count; i++)
@@ -176,7 +185,8 @@ static void mark_needed(const reading_t *r, char *needed) {
 }
 
 /* Verify this rank's share of the files; keep open those it needs. */
-static gln_status_t open_files(reading_t *r) {
+static gln_status_t open_files(reading_t *r)
+{
     const gln_parallel_t *p = r->params->parallel;
     gln_status_t status = GLN_OK;
     char *needed = calloc((size_t)r->manifest.files_count + 1, 1);
@@ -195,8 +205,8 @@ static gln_status_t open_files(reading_t *r) {
     return status;
 }
 
-static void copy_tensor(const reading_t *r, const gln_param_t *param, const char *suffix,
-                        void *to) {
+static void copy_tensor(const reading_t *r, const gln_param_t *param, const char *suffix, void *to)
+{
     char name[GLN_TENSOR_NAME_MAX];
     gln_tensor_entry_t entry;
     if (!to) return;
@@ -206,7 +216,8 @@ static void copy_tensor(const reading_t *r, const gln_param_t *param, const char
     memcpy(to, entry.tensor.data, (size_t)param->count * gln_dtype_bytes(r->params->acc));
 }
 
-static void copy_all(reading_t *r) {
+static void copy_all(reading_t *r)
+{
     for (int i = 0; i < r->params->count; i++) {
         const gln_param_t *param = &r->params->items[i];
         copy_tensor(r, param, suffixes[0], gln_param_w(r->params, param));
@@ -218,7 +229,8 @@ static void copy_all(reading_t *r) {
 }
 
 gln_status_t gln_checkpoint_read(const char *folder, gln_params_t *params,
-                                 gln_checkpoint_field_t *fields, int fields_count) {
+                                 gln_checkpoint_field_t *fields, int fields_count)
+{
     reading_t r = {
         .folder = folder, .params = params, .fields = fields, .fields_count = fields_count};
     int speaker;

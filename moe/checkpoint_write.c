@@ -29,16 +29,19 @@ typedef struct writing {
     int64_t *sums;               /* [files_count, 2] size and checksum */
 } writing_t;
 
-static int file_of(const gln_params_t *params, const gln_param_t *param) {
+static int file_of(const gln_params_t *params, const gln_param_t *param)
+{
     return param->expert < 0 ? 0 : 1 + param->expert / params->parallel->per_domain;
 }
 
-static int owner_of(const gln_params_t *params, int file) {
+static int owner_of(const gln_params_t *params, int file)
+{
     return file == 0 ? 0 : (file - 1) / params->parallel->local_domains;
 }
 
 /* Fix the three paths; trailing slashes are dropped. */
-static gln_status_t set_paths(const char *folder, writing_t *w) {
+static gln_status_t set_paths(const char *folder, writing_t *w)
+{
     size_t length = strlen(folder);
     while (length > 1 && folder[length - 1] == '/')
         length--;
@@ -53,7 +56,8 @@ static gln_status_t set_paths(const char *folder, writing_t *w) {
 }
 
 /* List files and tensors, all but sizes and checksums. */
-static void list_tensors(writing_t *w) {
+static void list_tensors(writing_t *w)
+{
     static const char *const suffixes[] = {"", ".m", ".v"};
     const gln_params_t *params = w->params;
     gln_manifest_t *manifest = &w->manifest;
@@ -80,7 +84,8 @@ static void list_tensors(writing_t *w) {
 }
 
 /* Everything that this rank knows by itself. */
-static gln_status_t prepare(const char *folder, writing_t *w) {
+static gln_status_t prepare(const char *folder, writing_t *w)
+{
     const gln_params_t *params = w->params;
     const gln_parallel_t *p = params->parallel;
     int experts = 0;
@@ -105,7 +110,8 @@ static gln_status_t prepare(const char *folder, writing_t *w) {
     return GLN_OK;
 }
 
-static void release(writing_t *w) {
+static void release(writing_t *w)
+{
     free(w->sums);
     free(w->entries);
     free(w->file_names);
@@ -115,7 +121,8 @@ static void release(writing_t *w) {
 }
 
 /* Rank 0: an empty partial folder. */
-static gln_status_t begin(writing_t *w) {
+static gln_status_t begin(writing_t *w)
+{
     struct stat about;
     if (lstat(w->folder, &about) == 0)
         return gln_fail(GLN_ERR_IO,
@@ -134,7 +141,8 @@ static gln_status_t begin(writing_t *w) {
 }
 
 /* One file out of this rank's buffers. */
-static gln_status_t write_file(writing_t *w, int file) {
+static gln_status_t write_file(writing_t *w, int file)
+{
     const gln_params_t *params = w->params;
     char path[PATH_MAX];
     int count = 0;
@@ -164,7 +172,8 @@ static gln_status_t write_file(writing_t *w, int file) {
     return GLN_OK;
 }
 
-static gln_status_t write_own_files(writing_t *w) {
+static gln_status_t write_own_files(writing_t *w)
+{
     gln_status_t status = GLN_OK;
     for (int f = 0; f < w->manifest.files_count && status == GLN_OK; f++)
         if (owner_of(w->params, f) == w->params->parallel->rank) status = write_file(w, f);
@@ -172,7 +181,8 @@ static gln_status_t write_own_files(writing_t *w) {
 }
 
 /* Rank 0: every file must be visible here, or ranks do not see the same file system. */
-static gln_status_t check_sizes(writing_t *w) {
+static gln_status_t check_sizes(writing_t *w)
+{
     for (int f = 0; f < w->manifest.files_count; f++) {
         gln_manifest_file_t *file = &w->manifest.files[f];
         char path[PATH_MAX];
@@ -192,7 +202,8 @@ static gln_status_t check_sizes(writing_t *w) {
 }
 
 /* Rank 0: manifest, disk, rename, disk. */
-static gln_status_t finish(writing_t *w, const gln_checkpoint_field_t *fields, int fields_count) {
+static gln_status_t finish(writing_t *w, const gln_checkpoint_field_t *fields, int fields_count)
+{
     gln_status_t status = check_sizes(w);
     if (status == GLN_OK)
         status = gln_manifest_write(w->partial, &w->manifest, fields, fields_count);
@@ -209,7 +220,8 @@ static gln_status_t finish(writing_t *w, const gln_checkpoint_field_t *fields, i
 }
 
 gln_status_t gln_checkpoint_write(const char *folder, const gln_params_t *params,
-                                  const gln_checkpoint_field_t *fields, int fields_count) {
+                                  const gln_checkpoint_field_t *fields, int fields_count)
+{
     const gln_parallel_t *p = params->parallel;
     int root = p->rank == 0, speaker;
     gln_status_t status = GLN_OK;

@@ -34,7 +34,8 @@ typedef struct header {
 
 _Static_assert(sizeof(header_t) == HEADER_BYTES, "the header as the file has it");
 
-static uint32_t token(const gln_data_t *data, int64_t i) {
+static uint32_t token(const gln_data_t *data, int64_t i)
+{
     if (data->width == 1) return ((const uint8_t *)data->tokens)[i];
     if (data->width == 2) return ((const uint16_t *)data->tokens)[i];
     return ((const uint32_t *)data->tokens)[i];
@@ -42,7 +43,8 @@ static uint32_t token(const gln_data_t *data, int64_t i) {
 
 /* Fill width, count and tokens from the file's kind; *vocabulary_file is what its tokens must be
  * below. */
-static gln_status_t parse(const char *path, gln_data_t *data, uint32_t *vocabulary_file) {
+static gln_status_t parse(const char *path, gln_data_t *data, uint32_t *vocabulary_file)
+{
     header_t header;
     if (data->bytes == 0)
         return gln_fail(GLN_ERR_DATA, "%s: expected tokens, found an empty file", path);
@@ -80,7 +82,8 @@ static gln_status_t parse(const char *path, gln_data_t *data, uint32_t *vocabula
 
 /* The first token that is not below `limit`; -1 if there is none. Blockwise, so that the inner loop
  * is a plain maximum. */
-static int64_t find_outside(const gln_data_t *data, uint32_t limit) {
+static int64_t find_outside(const gln_data_t *data, uint32_t limit)
+{
     for (int64_t begin = 0; begin < data->count; begin += BLOCK_TOKENS) {
         int64_t end = begin + BLOCK_TOKENS < data->count ? begin + BLOCK_TOKENS : data->count;
         uint32_t largest = 0;
@@ -93,7 +96,8 @@ static int64_t find_outside(const gln_data_t *data, uint32_t limit) {
 }
 
 static gln_status_t check(const char *path, const gln_data_t *data, uint32_t vocabulary_file,
-                          int vocabulary) {
+                          int vocabulary)
+{
     if (data->width > 1 && vocabulary_file > (uint32_t)vocabulary)
         return gln_fail(GLN_ERR_DATA,
                         "%s: its tokens were made for a vocabulary of %" PRIu32
@@ -116,7 +120,8 @@ static gln_status_t check(const char *path, const gln_data_t *data, uint32_t voc
     return GLN_OK;
 }
 
-gln_status_t gln_data_open(const char *path, int vocabulary, int64_t sequence, gln_data_t **out) {
+gln_status_t gln_data_open(const char *path, int vocabulary, int64_t sequence, gln_data_t **out)
+{
     const void *map = NULL;
     uint32_t vocabulary_file = 0;
     if (!path || vocabulary < 1 || sequence < 1)
@@ -143,26 +148,31 @@ fail:
     return status;
 }
 
-void gln_data_close(gln_data_t *data) {
+void gln_data_close(gln_data_t *data)
+{
     if (!data) return;
     gln_file_unmap(data->map, data->bytes);
     free(data);
 }
 
-int64_t gln_data_tokens(const gln_data_t *data) {
+int64_t gln_data_tokens(const gln_data_t *data)
+{
     return data->count;
 }
 
-uint64_t gln_data_hash(const gln_data_t *data) {
+uint64_t gln_data_hash(const gln_data_t *data)
+{
     return data->hash;
 }
 
-int64_t gln_data_epoch(const gln_data_t *data) {
+int64_t gln_data_epoch(const gln_data_t *data)
+{
     return data->epoch;
 }
 
 void gln_data_sample(const gln_data_t *data, uint64_t seed, int64_t sample, int32_t *input,
-                     int32_t *target) {
+                     int32_t *target)
+{
     GLN_ASSERT(sample >= 0);
     uint64_t windows = (uint64_t)data->epoch, epoch = (uint64_t)sample / windows;
     uint64_t spare = (uint64_t)((data->count - 1) % data->sequence);
@@ -176,11 +186,13 @@ void gln_data_sample(const gln_data_t *data, uint64_t seed, int64_t sample, int3
     }
 }
 
-int64_t gln_data_windows(const gln_data_t *data) {
+int64_t gln_data_windows(const gln_data_t *data)
+{
     return (data->count - 1 + data->sequence - 1) / data->sequence;
 }
 
-void gln_data_window(const gln_data_t *data, int64_t window, int32_t *input, int32_t *target) {
+void gln_data_window(const gln_data_t *data, int64_t window, int32_t *input, int32_t *target)
+{
     GLN_ASSERT(window >= 0);
     int past = window >= gln_data_windows(data);
     int64_t begin = past ? data->count : window * data->sequence;
@@ -193,7 +205,8 @@ void gln_data_window(const gln_data_t *data, int64_t window, int32_t *input, int
 
 /* Tokens [begin, end) in the file's width, in blocks. */
 static gln_status_t write_tokens(gln_file_writer_t *writer, int width, const int32_t *tokens,
-                                 int64_t count) {
+                                 int64_t count)
+{
     uint16_t narrow[BLOCK_TOKENS];
     if (width == 4) return gln_file_writer_add(writer, tokens, (size_t)count * 4);
     for (int64_t begin = 0; begin < count; begin += BLOCK_TOKENS) {
@@ -207,7 +220,8 @@ static gln_status_t write_tokens(gln_file_writer_t *writer, int width, const int
 }
 
 gln_status_t gln_data_write(const char *path, int bytes_per_token, int vocabulary,
-                            const int32_t *tokens, int64_t count) {
+                            const int32_t *tokens, int64_t count)
+{
     if ((bytes_per_token != 2 && bytes_per_token != 4) || vocabulary < 1 || count < 0 ||
         (bytes_per_token == 2 && vocabulary > 65536))
         return gln_fail(

@@ -17,13 +17,15 @@
 
 enum { PIECE_BYTES = 16 << 20 };
 
-static gln_status_t refused(const char *action, const char *path, int error) {
+static gln_status_t refused(const char *action, const char *path, int error)
+{
     return gln_fail(GLN_ERR_IO,
                     "%s: cannot %s: %s; check the path, its permissions and the free space", path,
                     action, strerror(error));
 }
 
-gln_status_t gln_file_writer_open(const char *path, gln_file_writer_t *writer) {
+gln_status_t gln_file_writer_open(const char *path, gln_file_writer_t *writer)
+{
     *writer = (gln_file_writer_t){.path = path, .descriptor = -1};
     XXH3_state_t *hash = XXH3_createState();
     if (!hash) return gln_fail(GLN_ERR_MEMORY, "%s: no memory for its checksum", path);
@@ -38,7 +40,8 @@ gln_status_t gln_file_writer_open(const char *path, gln_file_writer_t *writer) {
     return GLN_OK;
 }
 
-gln_status_t gln_file_writer_add(gln_file_writer_t *writer, const void *data, size_t bytes) {
+gln_status_t gln_file_writer_add(gln_file_writer_t *writer, const void *data, size_t bytes)
+{
     const char *at = data;
     while (bytes > 0) {
         size_t piece = bytes < PIECE_BYTES ? bytes : PIECE_BYTES;
@@ -54,7 +57,8 @@ gln_status_t gln_file_writer_add(gln_file_writer_t *writer, const void *data, si
 }
 
 gln_status_t gln_file_writer_close(gln_file_writer_t *writer, gln_status_t status, uint64_t *bytes,
-                                   uint64_t *checksum) {
+                                   uint64_t *checksum)
+{
     uint64_t sum = XXH3_64bits_digest(writer->hash);
     XXH3_freeState(writer->hash);
     if (status == GLN_OK && fsync(writer->descriptor) != 0)
@@ -70,7 +74,8 @@ gln_status_t gln_file_writer_close(gln_file_writer_t *writer, gln_status_t statu
     return GLN_OK;
 }
 
-gln_status_t gln_file_map(const char *path, const void **map, size_t *bytes) {
+gln_status_t gln_file_map(const char *path, const void **map, size_t *bytes)
+{
     gln_status_t status = GLN_OK;
     int descriptor = open(path, O_RDONLY | O_CLOEXEC);
     if (descriptor < 0) return refused("open", path, errno);
@@ -92,11 +97,13 @@ gln_status_t gln_file_map(const char *path, const void **map, size_t *bytes) {
     return GLN_OK;
 }
 
-void gln_file_unmap(const void *map, size_t bytes) {
+void gln_file_unmap(const void *map, size_t bytes)
+{
     if (map) munmap((void *)(uintptr_t)map, bytes);
 }
 
-gln_status_t gln_folder_sync(const char *path) {
+gln_status_t gln_folder_sync(const char *path)
+{
     int descriptor = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (descriptor < 0) return refused("open the folder", path, errno);
     gln_status_t status = GLN_OK;
@@ -107,7 +114,8 @@ gln_status_t gln_folder_sync(const char *path) {
     return status;
 }
 
-gln_status_t gln_folder_parent(const char *path, char *parent) {
+gln_status_t gln_folder_parent(const char *path, char *parent)
+{
     size_t length = strlen(path);
     while (length > 1 && path[length - 1] == '/')
         length--;
@@ -122,7 +130,8 @@ gln_status_t gln_folder_parent(const char *path, char *parent) {
 }
 
 /* One level; what was made is forced to the disk. */
-static gln_status_t make_one(const char *path) {
+static gln_status_t make_one(const char *path)
+{
     char parent[PATH_MAX];
     struct stat about;
     gln_status_t status = gln_folder_parent(path, parent);
@@ -133,7 +142,8 @@ static gln_status_t make_one(const char *path) {
     return refused("make the folder", path, error);
 }
 
-gln_status_t gln_folder_make(const char *path) {
+gln_status_t gln_folder_make(const char *path)
+{
     char part[PATH_MAX];
     size_t length = strlen(path);
     if (length == 0 || length >= sizeof part) return refused("make the folder", path, ENAMETOOLONG);
@@ -148,7 +158,8 @@ gln_status_t gln_folder_make(const char *path) {
     return make_one(part);
 }
 
-gln_status_t gln_folder_remove(const char *path) {
+gln_status_t gln_folder_remove(const char *path)
+{
     DIR *folder = opendir(path);
     if (!folder) return errno == ENOENT ? GLN_OK : refused("open the folder", path, errno);
     gln_status_t status = GLN_OK;

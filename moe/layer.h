@@ -1,8 +1,8 @@
 /* One MoE layer: gate, route, dispatch, experts, combine; forward and backward.
  *
- * A layer owns its routing state and the activations it keeps for backward; weights and gradients are the
- * caller's. Several layers may share one workspace (temporary buffers and the exchange), because one layer
- * runs at a time. */
+ * A layer owns its routing state and the activations it keeps for backward; weights and gradients
+ * are the caller's. Several layers may share one workspace (temporary buffers and the exchange),
+ * because one layer runs at a time. */
 #ifndef GLN_MOE_LAYER_H
 #define GLN_MOE_LAYER_H
 
@@ -15,23 +15,24 @@ extern "C" {
 #endif
 
 typedef struct gln_layer_options {
-    int64_t tokens;       /* T of one domain */
-    int64_t hidden;       /* H */
-    int64_t expert_hidden;/* F */
+    int64_t tokens;        /* T of one domain */
+    int64_t hidden;        /* H */
+    int64_t expert_hidden; /* F */
     gln_router_options_t router;
     double capacity_factor_max; /* largest factor that forward will be asked for; 0: the router's */
-    int forward_only;     /* 1: keep nothing for backward */
+    int forward_only;           /* 1: keep nothing for backward */
 } gln_layer_options_t;
 
 /* Local parameters of one layer, borrowed. Expert i is global expert first_expert + i. */
 typedef struct gln_layer_weights {
-    const void *gate;     /* [H, E] dtype */
-    const void *gate_up;  /* [local_experts, H, 2F] dtype: per expert, columns 0..F-1 gate, F..2F-1 up */
-    const void *down;     /* [local_experts, F, H] dtype */
+    const void *gate; /* [H, E] dtype */
+    const void
+        *gate_up; /* [local_experts, H, 2F] dtype: per expert, columns 0..F-1 gate, F..2F-1 up */
+    const void *down; /* [local_experts, F, H] dtype */
 } gln_layer_weights_t;
 
-/* Gradients, all of type acc and all += . The gate's are per local domain, the experts' per local group:
- * the caller sums them over domains and groups in the fixed tree (comm.h). */
+/* Gradients, all of type acc and all += . The gate's are per local domain, the experts' per local
+ * group: the caller sums them over domains and groups in the fixed tree (comm.h). */
 typedef struct gln_layer_gradients {
     void *const *gate;    /* [local_domains] pointers to [H, E] */
     void *const *gate_up; /* [local_groups] pointers to [local_experts, H, 2F] */
@@ -41,9 +42,11 @@ typedef struct gln_layer_gradients {
 typedef struct gln_layer_workspace gln_layer_workspace_t; /* shared by layers of equal options */
 typedef struct gln_layer gln_layer_t;
 
-/** Buffers of one pass and the exchange. Bounded by the capacity, see gln_layer_bytes. COLLECTIVE. */
+/** Buffers of one pass and the exchange. Bounded by the capacity, see gln_layer_bytes. COLLECTIVE.
+ */
 gln_status_t gln_layer_workspace_open(const gln_parallel_t *parallel, gln_kernels_t *kernels,
-                                      const gln_layer_options_t *options, gln_layer_workspace_t **out);
+                                      const gln_layer_options_t *options,
+                                      gln_layer_workspace_t **out);
 void gln_layer_workspace_close(gln_layer_workspace_t *workspace); /* takes NULL; COLLECTIVE */
 size_t gln_layer_workspace_bytes(const gln_layer_workspace_t *workspace);
 
@@ -51,8 +54,8 @@ size_t gln_layer_workspace_bytes(const gln_layer_workspace_t *workspace);
  *  @param parallel, kernels, workspace  borrowed until close
  *  @return GLN_OK; GLN_ERR_ARGUMENT; GLN_ERR_MEMORY. */
 gln_status_t gln_layer_open(const gln_parallel_t *parallel, gln_kernels_t *kernels,
-                            gln_layer_workspace_t *workspace, const gln_layer_options_t *options, int index,
-                            gln_layer_t **out);
+                            gln_layer_workspace_t *workspace, const gln_layer_options_t *options,
+                            int index, gln_layer_t **out);
 void gln_layer_close(gln_layer_t *layer); /* takes NULL */
 size_t gln_layer_bytes(const gln_layer_t *layer);
 
@@ -66,14 +69,16 @@ typedef struct gln_layer_step {
 /** y = MoE(x). COLLECTIVE. Allocates nothing.
  *  @param x [local_domains * T, H] dtype; kept by reference until backward
  *  @param y [local_domains * T, H] dtype, overwritten
- *  @return GLN_OK; GLN_ERR_NUMERIC (all ranks return it; the rank that found it reports it); others. */
+ *  @return GLN_OK; GLN_ERR_NUMERIC (all ranks return it; the rank that found it reports it);
+ * others. */
 gln_status_t gln_layer_forward(gln_layer_t *layer, const gln_layer_weights_t *weights,
                                const gln_layer_step_t *step, const void *x, void *y);
 
 /** dx += gradient of x; gradients += . COLLECTIVE. After a forward with keep = 1, once.
  *  @param aux_scale factor on the auxiliary losses' gradients (see gln_router_backward) */
-gln_status_t gln_layer_backward(gln_layer_t *layer, const gln_layer_weights_t *weights, const void *dy,
-                                double aux_scale, void *dx, const gln_layer_gradients_t *gradients);
+gln_status_t gln_layer_backward(gln_layer_t *layer, const gln_layer_weights_t *weights,
+                                const void *dy, double aux_scale, void *dx,
+                                const gln_layer_gradients_t *gradients);
 
 /** The plan of local domain i after forward. Borrowed. */
 const gln_plan_t *gln_layer_plan(const gln_layer_t *layer, int local_domain);

@@ -1,4 +1,5 @@
-/* How the work is spread: what is semantic (domains, replica groups) and what is only placement (ranks). */
+/* How the work is spread: what is semantic (domains, replica groups) and what is only placement
+ * (ranks). */
 #ifndef GLN_MOE_PARALLEL_H
 #define GLN_MOE_PARALLEL_H
 
@@ -9,25 +10,26 @@
 extern "C" {
 #endif
 
-/* D domains in R groups of G = D/R; E experts, L = E*R/D per domain: expert e lives on domain e / L of every
- * group. Rank r hosts the domains [r*D/P, (r+1)*D/P), hence one contiguous run of experts. */
+/* D domains in R groups of G = D/R; E experts, L = E*R/D per domain: expert e lives on domain e / L
+ * of every group. Rank r hosts the domains [r*D/P, (r+1)*D/P), hence one contiguous run of experts.
+ */
 typedef struct gln_parallel {
-    int ranks, rank;        /* P, this rank */
-    int domains, groups;    /* D, R */
-    int group_domains;      /* G */
-    int experts, per_domain;/* E, L */
-    int local_domains;      /* D/P */
-    int first_domain;       /* first local domain, in [0, D) */
-    int local_groups;       /* groups this rank has a part of: 1, or R/P */
-    int first_group;        /* first of them */
-    int local_experts;      /* experts whose weights this rank holds: E, or L*D/P */
-    int first_expert;       /* first of them */
-    gln_comm_t *comm;       /* all ranks, borrowed */
-    gln_comm_t *replicas;   /* ranks that hold the same experts, in group order; owned */
+    int ranks, rank;         /* P, this rank */
+    int domains, groups;     /* D, R */
+    int group_domains;       /* G */
+    int experts, per_domain; /* E, L */
+    int local_domains;       /* D/P */
+    int first_domain;        /* first local domain, in [0, D) */
+    int local_groups;        /* groups this rank has a part of: 1, or R/P */
+    int first_group;         /* first of them */
+    int local_experts;       /* experts whose weights this rank holds: E, or L*D/P */
+    int first_expert;        /* first of them */
+    gln_comm_t *comm;        /* all ranks, borrowed */
+    gln_comm_t *replicas;    /* ranks that hold the same experts, in group order; owned */
 } gln_parallel_t;
 
-/** COLLECTIVE. @return GLN_OK; GLN_ERR_CONFIG: the message says which number must divide which, what was
- *  found, and which values would do. */
+/** COLLECTIVE. @return GLN_OK; GLN_ERR_CONFIG: the message says which number must divide which,
+ * what was found, and which values would do. */
 gln_status_t gln_parallel_open(gln_comm_t *comm, int domains, int groups, int experts,
                                gln_parallel_t *out);
 void gln_parallel_close(gln_parallel_t *p); /* takes NULL and zeroed structs */

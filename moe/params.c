@@ -10,25 +10,30 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void *held(const gln_params_t *params, const gln_param_t *param, void *dense, void *expert) {
+static void *held(const gln_params_t *params, const gln_param_t *param, void *dense, void *expert)
+{
     void *buffer = param->expert < 0 ? dense : expert;
     if (!param->local || !buffer) return NULL;
     return gln_at(buffer, param->offset, params->acc);
 }
 
-void *gln_param_w(const gln_params_t *params, const gln_param_t *param) {
+void *gln_param_w(const gln_params_t *params, const gln_param_t *param)
+{
     return held(params, param, params->dense_w, params->expert_w);
 }
 
-void *gln_param_m(const gln_params_t *params, const gln_param_t *param) {
+void *gln_param_m(const gln_params_t *params, const gln_param_t *param)
+{
     return held(params, param, params->dense_m, params->expert_m);
 }
 
-void *gln_param_v(const gln_params_t *params, const gln_param_t *param) {
+void *gln_param_v(const gln_params_t *params, const gln_param_t *param)
+{
     return held(params, param, params->dense_v, params->expert_v);
 }
 
-gln_status_t gln_params_open(const gln_parallel_t *parallel, gln_dtype_t acc, gln_params_t **out) {
+gln_status_t gln_params_open(const gln_parallel_t *parallel, gln_dtype_t acc, gln_params_t **out)
+{
     if (!parallel || !out || (acc != GLN_F32 && acc != GLN_F64))
         return gln_fail(GLN_ERR_ARGUMENT,
                         "parameters: expected a layout and f32 or f64, found %s %s",
@@ -43,7 +48,8 @@ gln_status_t gln_params_open(const gln_parallel_t *parallel, gln_dtype_t acc, gl
 }
 
 /* Room for one more item; 0 if memory is out. */
-static int grow(gln_params_t *params) {
+static int grow(gln_params_t *params)
+{
     if (params->count < params->capacity) return 1;
     int capacity = params->capacity ? 2 * params->capacity : 64;
     gln_param_t *items = realloc(params->items, (size_t)capacity * sizeof *items);
@@ -54,7 +60,8 @@ static int grow(gln_params_t *params) {
 }
 
 int gln_params_add(gln_params_t *params, const char *name, int64_t dim0, int64_t dim1, int expert,
-                   double init_std) {
+                   double init_std)
+{
     const gln_parallel_t *p = params->parallel;
     GLN_ASSERT(!params->arena.base); /* adding ends with commit */
     GLN_ASSERT(strlen(name) < GLN_PARAM_NAME_MAX);
@@ -83,7 +90,8 @@ int gln_params_add(gln_params_t *params, const char *name, int64_t dim0, int64_t
 }
 
 /* One pass over the arena: counts the first time, hands out addresses the second. */
-static void layout(gln_params_t *params, int training) {
+static void layout(gln_params_t *params, int training)
+{
     gln_arena_t *arena = &params->arena;
     const gln_parallel_t *p = params->parallel;
     size_t dense = (size_t)params->dense_count * gln_dtype_bytes(params->acc);
@@ -107,7 +115,8 @@ static void layout(gln_params_t *params, int training) {
     }
 }
 
-gln_status_t gln_params_commit(gln_params_t *params, int training) {
+gln_status_t gln_params_commit(gln_params_t *params, int training)
+{
     GLN_ASSERT(!params->arena.base);
     if (params->status != GLN_OK)
         return gln_fail(params->status,
@@ -120,7 +129,8 @@ gln_status_t gln_params_commit(gln_params_t *params, int training) {
     return GLN_OK;
 }
 
-void gln_params_init(gln_params_t *params, uint64_t seed) {
+void gln_params_init(gln_params_t *params, uint64_t seed)
+{
     for (int i = 0; i < params->count; i++) {
         const gln_param_t *param = &params->items[i];
         void *w = gln_param_w(params, param);
@@ -135,7 +145,8 @@ void gln_params_init(gln_params_t *params, uint64_t seed) {
     }
 }
 
-void gln_params_zero_grad(gln_params_t *params) {
+void gln_params_zero_grad(gln_params_t *params)
+{
     const gln_parallel_t *p = params->parallel;
     size_t bytes = gln_dtype_bytes(params->acc);
     if (!params->dense_grad) return; /* not for training */
@@ -147,12 +158,14 @@ void gln_params_zero_grad(gln_params_t *params) {
             memset(params->expert_grad[i], 0, (size_t)params->expert_count * bytes);
 }
 
-size_t gln_params_bytes(const gln_params_t *params) {
+size_t gln_params_bytes(const gln_params_t *params)
+{
     return sizeof *params + (size_t)params->capacity * sizeof *params->items +
            params->arena.size_bytes;
 }
 
-void gln_params_close(gln_params_t *params) {
+void gln_params_close(gln_params_t *params)
+{
     if (!params) return;
     gln_arena_close(&params->arena);
     free(params->items);

@@ -47,18 +47,21 @@ static const struct {
 
 enum { FORMATS_COUNT = (int)(sizeof formats / sizeof formats[0]) };
 
-const char *gln_safetensors_dtype(gln_dtype_t dtype) {
+const char *gln_safetensors_dtype(gln_dtype_t dtype)
+{
     for (int i = 0; i < FORMATS_COUNT; i++)
         if (!formats[i].raw && formats[i].dtype == dtype) return formats[i].name;
     GLN_ASSERT(!"a known dtype");
     return NULL;
 }
 
-const char *gln_safetensors_entry_dtype(const gln_tensor_entry_t *entry) {
+const char *gln_safetensors_entry_dtype(const gln_tensor_entry_t *entry)
+{
     return entry->raw ? entry->raw : gln_safetensors_dtype(entry->tensor.dtype);
 }
 
-size_t gln_safetensors_entry_bytes(const gln_tensor_entry_t *entry) {
+size_t gln_safetensors_entry_bytes(const gln_tensor_entry_t *entry)
+{
     const char *name = gln_safetensors_entry_dtype(entry);
     size_t bytes = 0;
     for (int i = 0; i < FORMATS_COUNT; i++)
@@ -72,7 +75,8 @@ size_t gln_safetensors_entry_bytes(const gln_tensor_entry_t *entry) {
 
 /* The header as text, padded; the caller frees it. */
 static gln_status_t make_header(const char *path, const gln_tensor_entry_t *entries, int count,
-                                char **text, size_t *length) {
+                                char **text, size_t *length)
+{
     /* "pt" is what the readers of other projects expect to find before they load a file */
     json_t *header = json_pack("{s:{s:s}}", "__metadata__", "format", "pt");
     uint64_t offset = 0;
@@ -116,7 +120,8 @@ static gln_status_t make_header(const char *path, const gln_tensor_entry_t *entr
 }
 
 gln_status_t gln_safetensors_write(const char *path, const gln_tensor_entry_t *entries, int count,
-                                   uint64_t *bytes, uint64_t *checksum) {
+                                   uint64_t *bytes, uint64_t *checksum)
+{
     char *header = NULL;
     size_t header_bytes = 0;
     gln_file_writer_t writer;
@@ -138,7 +143,8 @@ free_header:
 
 /* ---- reading -------------------------------------------------------------------------------- */
 
-static gln_status_t malformed(const gln_safetensors_t *file, const char *tensor, const char *what) {
+static gln_status_t malformed(const gln_safetensors_t *file, const char *tensor, const char *what)
+{
     return gln_fail(GLN_ERR_CHECKPOINT,
                     "%s: %s%s%s%s: not a well-formed safetensors file; restore it from a copy",
                     file->path, tensor ? "tensor '" : "", tensor ? tensor : "", tensor ? "': " : "",
@@ -146,14 +152,16 @@ static gln_status_t malformed(const gln_safetensors_t *file, const char *tensor,
 }
 
 /* A non-negative integer of the header. */
-static int get_count(const json_t *value, uint64_t *out) {
+static int get_count(const json_t *value, uint64_t *out)
+{
     if (!json_is_integer(value) || json_integer_value(value) < 0) return 0;
     *out = (uint64_t)json_integer_value(value);
     return 1;
 }
 
 /* dtype and shape of one entry, and the bytes they need. */
-static const char *parse_shape(const json_t *value, gln_tensor_entry_t *entry, uint64_t *bytes) {
+static const char *parse_shape(const json_t *value, gln_tensor_entry_t *entry, uint64_t *bytes)
+{
     const char *dtype = json_string_value(json_object_get(value, "dtype"));
     const json_t *shape = json_object_get(value, "shape");
     int format = 0;
@@ -181,7 +189,8 @@ static const char *parse_shape(const json_t *value, gln_tensor_entry_t *entry, u
 
 /* One member of the header; data_bytes is what the file has behind its header. NULL, or what is
  * wrong. */
-static const char *parse_item(const json_t *value, uint64_t data_bytes, item_t *item) {
+static const char *parse_item(const json_t *value, uint64_t data_bytes, item_t *item)
+{
     const json_t *offsets = json_object_get(value, "data_offsets");
     uint64_t bytes;
     if (!json_is_object(value) || json_object_size(value) != 3)
@@ -197,20 +206,23 @@ static const char *parse_item(const json_t *value, uint64_t data_bytes, item_t *
     return NULL;
 }
 
-static int compare_offsets(const void *a, const void *b) {
+static int compare_offsets(const void *a, const void *b)
+{
     const item_t *x = a, *y = b;
     if (x->begin != y->begin) return x->begin < y->begin ? -1 : 1;
     if (x->end != y->end) return x->end < y->end ? -1 : 1;
     return (x->order > y->order) - (x->order < y->order);
 }
 
-static int compare_names(const void *a, const void *b) {
+static int compare_names(const void *a, const void *b)
+{
     const item_t *const *x = a, *const *y = b;
     return strcmp((*x)->entry.name, (*y)->entry.name);
 }
 
 /* Header text to items in file order, every one checked. */
-static gln_status_t parse_items(gln_safetensors_t *file, uint64_t header_bytes) {
+static gln_status_t parse_items(gln_safetensors_t *file, uint64_t header_bytes)
+{
     const char *data = file->map + 8 + header_bytes;
     uint64_t data_bytes = file->bytes - 8 - header_bytes;
     size_t members = json_object_size(file->header);
@@ -221,7 +233,8 @@ static gln_status_t parse_items(gln_safetensors_t *file, uint64_t header_bytes) 
                         members);
     const char *name;
     json_t *value;
-    json_object_foreach(file->header, name, value) {
+    json_object_foreach(file->header, name, value)
+    {
         if (!strcmp(name, "__metadata__")) {
             if (!json_is_object(value)) return malformed(file, name, "expected an object");
             continue;
@@ -247,7 +260,8 @@ static gln_status_t parse_items(gln_safetensors_t *file, uint64_t header_bytes) 
     return GLN_OK;
 }
 
-static gln_status_t parse(gln_safetensors_t *file) {
+static gln_status_t parse(gln_safetensors_t *file)
+{
     uint64_t header_bytes;
     json_error_t error;
     char message[JSON_ERROR_TEXT_LENGTH + 40];
@@ -264,7 +278,8 @@ static gln_status_t parse(gln_safetensors_t *file) {
     return parse_items(file, header_bytes);
 }
 
-gln_status_t gln_safetensors_open(const char *path, gln_safetensors_t **out) {
+gln_status_t gln_safetensors_open(const char *path, gln_safetensors_t **out)
+{
     gln_safetensors_t *file = calloc(1, sizeof *file);
     if (!file) return gln_fail(GLN_ERR_MEMORY, "%s: cannot allocate %zu bytes", path, sizeof *file);
     gln_status_t status = GLN_ERR_MEMORY;
@@ -288,16 +303,19 @@ fail:
     return status;
 }
 
-int gln_safetensors_count(const gln_safetensors_t *file) {
+int gln_safetensors_count(const gln_safetensors_t *file)
+{
     return file->count;
 }
 
-gln_tensor_entry_t gln_safetensors_entry(const gln_safetensors_t *file, int i) {
+gln_tensor_entry_t gln_safetensors_entry(const gln_safetensors_t *file, int i)
+{
     GLN_ASSERT(i >= 0 && i < file->count);
     return file->items[i].entry;
 }
 
-int gln_safetensors_find(const gln_safetensors_t *file, const char *name, gln_tensor_entry_t *out) {
+int gln_safetensors_find(const gln_safetensors_t *file, const char *name, gln_tensor_entry_t *out)
+{
     item_t key = {.entry = {.name = name}};
     const item_t *key_address = &key;
     const item_t *const *found = bsearch(&key_address, file->sorted, (size_t)file->count,
@@ -307,15 +325,18 @@ int gln_safetensors_find(const gln_safetensors_t *file, const char *name, gln_te
     return 1;
 }
 
-uint64_t gln_safetensors_bytes(const gln_safetensors_t *file) {
+uint64_t gln_safetensors_bytes(const gln_safetensors_t *file)
+{
     return file->bytes;
 }
 
-uint64_t gln_safetensors_checksum(const gln_safetensors_t *file) {
+uint64_t gln_safetensors_checksum(const gln_safetensors_t *file)
+{
     return XXH3_64bits(file->map, (size_t)file->bytes);
 }
 
-void gln_safetensors_close(gln_safetensors_t *file) {
+void gln_safetensors_close(gln_safetensors_t *file)
+{
     if (!file) return;
     if (file->map) gln_file_unmap(file->map, (size_t)file->bytes);
     json_decref(file->header);

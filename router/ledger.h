@@ -27,9 +27,11 @@ typedef struct gln_ledger {
     int64_t rectified;   /* overflow made good by intra-device rectification */
     int64_t dropped;     /* overflow that nothing made good */
     int64_t rect_tokens; /* tokens that intra-device rectification served */
-    int64_t rect_rows;   /* extra rows computed for them (fewer: a token may already visit that expert) */
-    int64_t unserved;    /* tokens without any route: their output is zero */
-    int64_t sent_rows;   /* (token, destination domain) pairs: rows of dispatch, own domain included */
+    int64_t
+        rect_rows; /* extra rows computed for them (fewer: a token may already visit that expert) */
+    int64_t unserved; /* tokens without any route: their output is zero */
+    int64_t
+        sent_rows; /* (token, destination domain) pairs: rows of dispatch, own domain included */
 } gln_ledger_t;
 
 #define GLN_LEDGER_FIELDS 14

@@ -1,8 +1,9 @@
 /* Causal attention, O(sequences heads S^2 dh): "FlashAttention" (arXiv 2205.14135), algorithm 1. A
- * task is one head of one sequence. Its keys and values are copied dense, then every tile of
- * queries walks over the tiles of keys up to its own with a running maximum m, sum l and output o
- * per query. Both products of a tile are oneDNN products of fixed shape, the softmax between them
- * is one vectorised pass. A query's bits depend neither on S nor on the other sequences. */
+ * task is one kv head of one sequence, or every parts-th of its tiles of queries. Keys (transposed)
+ * and values are copied dense, then every tile of queries walks over the tiles of keys up to its
+ * own with a running maximum, sum and output per query. Both products of a tile are oneDNN products
+ * of fixed shape, the softmax between them is one vectorised pass. A query's bits depend neither on
+ * S nor on the other sequences. */
 #include <math.h>
 #include <string.h>
 
@@ -10,64 +11,16 @@
 #include "base/gln_expf.h"
 #include "kernels/cpu/attention_tile.h"
 
-gln_status_t gln_attention_plan(gln_cpu_state_t *state, const gln_attention_t *forward,
-                                gln_attention_run_t *run)
-{
-    int64_t dh = forward->dh;
-    gln_product_key_t scores = {GLN_TILE, GLN_TILE, dh, 0, 1, 0, GLN_F32, GLN_F32, GLN_F32};
-    gln_product_key_t mix = {GLN_TILE, dh, GLN_TILE, 0, 0, 1, GLN_F32, GLN_F32, GLN_F32};
-    gln_product_key_t mix_back = {GLN_TILE, dh, GLN_TILE, 1, 0, 1, GLN_F32, GLN_F32, GLN_F32};
-    gln_status_t status;
-
-    memset(run, 0, sizeof *run);
-    run->state = state;
-    run->forward = forward;
-    run->tiles = (forward->s + GLN_TILE - 1) / GLN_TILE;
-    run->scale = (float)(1.0 / sqrt((double)dh));
-    status = gln_product_get(state, &scores, &run->scores);
-    if (status == GLN_OK) status = gln_product_get(state, &mix, &run->mix);
-    if (status == GLN_OK) status = gln_product_get(state, &mix_back, &run->mix_back);
-    if (status != GLN_OK) return status;
-    run->scratchpad_bytes = run->scores->scratchpad_bytes;
-    if (run->mix->scratchpad_bytes > run->scratchpad_bytes)
-        run->scratchpad_bytes = run->mix->scratchpad_bytes;
-    if (run->mix_back->scratchpad_bytes > run->scratchpad_bytes)
-        run->scratchpad_bytes = run->mix_back->scratchpad_bytes;
-    run->head_bytes = gln_cpu_bytes(run->tiles * GLN_TILE * dh, sizeof(float));
-    run->rows_bytes = gln_cpu_bytes(GLN_TILE * dh, sizeof(float));
-    run->tile_bytes = gln_cpu_bytes(GLN_TILE * GLN_TILE, sizeof(float));
-    return GLN_OK;
-}
-
-GLN_CLONES static void scaled_row(const float *restrict from, float scale, int64_t count,
-                                  float *restrict to)
-{
-    for (int64_t i = 0; i < count; ++i)
-        to[i] = from[i] * scale;
-}
-
-void gln_attention_load(const float *from, int64_t ld, int64_t rows, int64_t padded, int64_t dh,
-                        float scale, float *to)
-{
-    for (int64_t i = 0; i < rows; ++i)
-        scaled_row(from + i * ld, scale, dh, to + i * dh);
-    if (rows < padded) memset(to + rows * dh, 0, (size_t)((padded - rows) * dh) * sizeof *to);
-}
-
-void gln_attention_store(const float *from, int64_t rows, int64_t dh, float scale, int64_t ld,
-                         float *to)
-{
-    for (int64_t i = 0; i < rows; ++i)
-        scaled_row(from + i * dh, scale, dh, to + i * ld);
-}
+#define TASKS_PER_THREAD 4
 
 /* Scratch of one task. */
 typedef struct head_scratch {
     char *scratchpad;
-    float *k, *v;     /* [tiles * TILE, dh] */
-    float *q, *o;     /* [TILE, dh] */
-    float *s;         /* [TILE, TILE] */
-    float *max, *sum; /* [TILE] */
+    float *k;         /* [tiles, dh, TILE] */
+    float *v;         /* [tiles * TILE, dh] */
+    float *q, *o;     /* [rows, dh] */
+    float *s;         /* [rows, TILE] */
+    float *max, *sum; /* [rows] */
 } head_scratch_t;
 
 static size_t take_scratch(const gln_attention_run_t *run, char *base, head_scratch_t *out)
@@ -80,22 +33,24 @@ static size_t take_scratch(const gln_attention_run_t *run, char *base, head_scra
     out->q = (float *)(base + at), at += run->rows_bytes;
     out->o = (float *)(base + at), at += run->rows_bytes;
     out->s = (float *)(base + at), at += run->tile_bytes;
-    out->max = (float *)(base + at), at += gln_cpu_bytes(GLN_TILE, sizeof(float));
-    out->sum = (float *)(base + at), at += gln_cpu_bytes(GLN_TILE, sizeof(float));
+    out->max = (float *)(base + at), at += run->row_bytes;
+    out->sum = (float *)(base + at), at += run->row_bytes;
     return at;
 }
 
 /* s becomes exp(s - max); max, sum and o move to the new maximum. On the diagonal, keys after the
  * query do not count. */
-GLN_CLONES static void softmax_tile(const head_scratch_t *scratch, int diagonal, int64_t dh)
+GLN_CLONES static void softmax_tile(const head_scratch_t *scratch, int64_t rows, int diagonal,
+                                    int64_t dh)
 {
-    for (int r = 0; r < GLN_TILE; ++r) {
+    for (int64_t r = 0; r < rows; ++r) {
         float *row = scratch->s + r * GLN_TILE, *o = scratch->o + r * dh;
         float before = scratch->max[r], lanes[GLN_LANES] = {0}, max, fade;
+        int query = (int)(r % GLN_TILE);
 
         if (diagonal)
             for (int c = 0; c < GLN_TILE; ++c)
-                row[c] = c <= r ? row[c] : -__builtin_inff();
+                row[c] = c <= query ? row[c] : -__builtin_inff();
         max = gln_lanes_max(row);
         max = max > before ? max : before;
         for (int c = 0; c < GLN_TILE; ++c)
@@ -112,68 +67,113 @@ GLN_CLONES static void softmax_tile(const head_scratch_t *scratch, int diagonal,
     }
 }
 
-static void store_output(const gln_attention_t *args, const head_scratch_t *scratch, int64_t first,
-                         int64_t rows, int head)
+static gln_head_rows_t head_of(const gln_attention_t *args, const void *x, int64_t row, int head,
+                               int64_t rows)
 {
-    int64_t width = (int64_t)args->heads * args->dh;
-    float *out = (float *)args->out + first * width + (int64_t)head * args->dh;
-    float *lse = (float *)args->lse + first * args->heads + head;
+    return (gln_head_rows_t){(const float *)x + row * args->ldqkv + (int64_t)head * args->dh,
+                             args->ldqkv, rows, args->dh};
+}
+
+/* out and lse of one head's queries of a tile; `at` is their first row in scratch. */
+GLN_CLONES static void store_output(const gln_attention_t *args, const head_scratch_t *scratch,
+                                    int64_t at, int64_t first, int64_t rows, int head)
+{
+    int64_t dh = args->dh, width = args->heads * dh;
 
     for (int64_t r = 0; r < rows; ++r) {
-        scaled_row(scratch->o + r * args->dh, 1.0f / scratch->sum[r], args->dh, out + r * width);
-        lse[r * args->heads] = scratch->max[r] + logf(scratch->sum[r]);
+        const float *restrict o = scratch->o + (at + r) * dh;
+        float *restrict out = (float *)args->out + (first + r) * width + head * dh;
+        float factor = 1.0f / scratch->sum[at + r];
+
+        for (int64_t i = 0; i < dh; ++i)
+            out[i] = o[i] * factor;
+        ((float *)args->lse)[(first + r) * args->heads + head] =
+            scratch->max[at + r] + logf(scratch->sum[at + r]);
     }
+}
+
+/* One tile of queries of `stack` heads from `head` on. */
+static void query_tile(const gln_attention_run_t *run, const head_scratch_t *scratch, int64_t first,
+                       int64_t tile, int head, int worker)
+{
+    const gln_attention_t *args = run->forward;
+    int64_t dh = args->dh, row = first + tile * GLN_TILE;
+    int64_t rows = gln_cpu_min(GLN_TILE, args->s - tile * GLN_TILE);
+
+    for (int i = 0; i < run->stack; ++i) {
+        gln_head_rows_t q = head_of(args, args->q, row, head + i, rows);
+
+        gln_attention_load(&q, GLN_TILE, run->scale, scratch->q + i * GLN_TILE * dh);
+    }
+    memset(scratch->o, 0, run->rows_bytes);
+    memset(scratch->sum, 0, run->row_bytes);
+    for (int64_t r = 0; r < run->rows; ++r)
+        scratch->max[r] = -INFINITY;
+    for (int64_t j = 0; j <= tile; ++j) {
+        gln_product_run(run->state, run->scores, worker, scratch->q, scratch->k + j * GLN_TILE * dh,
+                        scratch->s, scratch->scratchpad);
+        softmax_tile(scratch, run->rows, j == tile, dh);
+        gln_product_run(run->state, run->mix, worker, scratch->s, scratch->v + j * GLN_TILE * dh,
+                        scratch->o, scratch->scratchpad);
+    }
+    for (int i = 0; i < run->stack; ++i)
+        store_output(args, scratch, (int64_t)i * GLN_TILE, row, rows, head + i);
 }
 
 static void attention_task(void *ctx, int task, int worker)
 {
     const gln_attention_run_t *run = ctx;
     const gln_attention_t *args = run->forward;
-    int head = task % args->heads, kv_head = head / (args->heads / args->kv_heads);
-    int64_t first = task / args->heads * args->s, dh = args->dh;
-    int64_t kv_at = first * args->ldqkv + kv_head * dh;
+    int part = task % run->parts, kv_head = task / run->parts % args->kv_heads;
+    int group = args->heads / args->kv_heads;
+    int64_t first = task / run->parts / args->kv_heads * args->s;
+    /* the longest first: tasks are claimed in ascending order */
+    int64_t last_tile = run->tiles - 1 - part;
+    gln_head_rows_t v =
+        head_of(args, args->v, first, kv_head, gln_cpu_min((last_tile + 1) * GLN_TILE, args->s));
     head_scratch_t scratch;
 
     take_scratch(run, run->state->scratch[worker], &scratch);
-    gln_attention_load((const float *)args->k + kv_at, args->ldqkv, args->s, run->tiles * GLN_TILE,
-                       dh, 1.0f, scratch.k);
-    gln_attention_load((const float *)args->v + kv_at, args->ldqkv, args->s, run->tiles * GLN_TILE,
-                       dh, 1.0f, scratch.v);
-    for (int64_t i = 0; i < run->tiles; ++i) {
-        int64_t row = i * GLN_TILE, rows = gln_cpu_min(GLN_TILE, args->s - row);
+    gln_attention_load(&v, (last_tile + 1) * GLN_TILE, 1.0f, scratch.v);
+    for (int64_t tile = 0; tile <= last_tile; ++tile) {
+        int64_t row = tile * GLN_TILE;
+        gln_head_rows_t k =
+            head_of(args, args->k, first + row, kv_head, gln_cpu_min(GLN_TILE, args->s - row));
 
-        gln_attention_load((const float *)args->q + (first + row) * args->ldqkv + head * dh,
-                           args->ldqkv, rows, GLN_TILE, dh, run->scale, scratch.q);
-        memset(scratch.o, 0, run->rows_bytes);
-        for (int r = 0; r < GLN_TILE; ++r) {
-            scratch.max[r] = -INFINITY;
-            scratch.sum[r] = 0;
-        }
-        for (int64_t j = 0; j <= i; ++j) {
-            gln_product_run(run->state, run->scores, worker, scratch.q,
-                            scratch.k + j * GLN_TILE * dh, scratch.s, scratch.scratchpad);
-            softmax_tile(&scratch, j == i, dh);
-            gln_product_run(run->state, run->mix, worker, scratch.s, scratch.v + j * GLN_TILE * dh,
-                            scratch.o, scratch.scratchpad);
-        }
-        store_output(args, &scratch, first + row, rows, head);
+        gln_attention_load_transposed(&k, GLN_TILE, 1.0f, GLN_TILE, scratch.k + row * args->dh);
     }
+    for (int64_t tile = last_tile; tile >= 0; tile -= run->parts)
+        for (int head = kv_head * group; head < (kv_head + 1) * group; head += run->stack)
+            query_tile(run, &scratch, first, tile, head, worker);
+}
+
+static gln_status_t get_products(gln_attention_run_t *run)
+{
+    int64_t dh = run->forward->dh;
+    gln_product_key_t scores = {run->rows, GLN_TILE, dh, 0, 0, 0, GLN_F32, GLN_F32, GLN_F32};
+    gln_product_key_t mix = {run->rows, dh, GLN_TILE, 0, 0, 1, GLN_F32, GLN_F32, GLN_F32};
+    gln_status_t status = gln_attention_product(run, &scores, &run->scores);
+
+    return status == GLN_OK ? gln_attention_product(run, &mix, &run->mix) : status;
 }
 
 gln_status_t gln_cpu_attention(gln_kernels_t *k, const gln_attention_t *args)
 {
     gln_cpu_state_t *state = k->state;
+    int64_t heads = args->sequences * args->kv_heads;
     gln_attention_run_t run;
     head_scratch_t scratch;
     int entered = gln_cpu_library_enter(state);
     gln_status_t status = GLN_OK;
 
-    if (args->sequences > 0 && args->s > 0) {
-        status = gln_attention_plan(state, args, &run);
+    if (heads > 0 && args->s > 0) {
+        gln_attention_plan(state, args, NULL, &run);
+        run.parts = (int)gln_cpu_min(run.tiles,
+                                     (TASKS_PER_THREAD * state->workers_count + heads - 1) / heads);
+        status = get_products(&run);
         if (status == GLN_OK)
             status = gln_cpu_scratch(state, take_scratch(&run, state->scratch[0], &scratch));
-        if (status == GLN_OK)
-            gln_pool_run(k->pool, (int)args->sequences * args->heads, attention_task, &run);
+        if (status == GLN_OK) gln_pool_run(k->pool, (int)heads * run.parts, attention_task, &run);
     }
     return gln_cpu_library_leave(state, entered, status);
 }

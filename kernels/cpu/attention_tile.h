@@ -1,5 +1,9 @@
-/* What attention and its gradient share: square tiles of scores, dense copies of a head. Included
- * by kernels/cpu alone. */
+/* What attention and its gradient share: tiles of scores, dense copies of a head. Included by
+ * kernels/cpu alone.
+ *
+ * Query heads that share a kv head are stacked: a tile has TILE queries of each of `stack` heads
+ * against TILE keys, so that small heads still make products worth their call. Sequences are filled
+ * up to whole tiles with zeros. */
 #ifndef GLN_KERNELS_CPU_ATTENTION_TILE_H
 #define GLN_KERNELS_CPU_ATTENTION_TILE_H
 
@@ -9,30 +13,46 @@
 extern "C" {
 #endif
 
-#define GLN_TILE \
-    64 /* queries and keys of a tile; sequences are filled up to whole tiles with zeros */
+#define GLN_TILE GLN_MAX_LANES /* 64 */
 
 typedef struct gln_attention_run {
     gln_cpu_state_t *state;
     const gln_attention_t *forward;
     const gln_attention_backward_t *backward; /* NULL in the forward pass */
-    int64_t tiles;
-    float scale;                   /* 1 / sqrt(dh) */
-    const gln_product_t *scores;   /* [TILE, TILE] = X [TILE, dh] Y [TILE, dh]^T */
-    const gln_product_t *mix;      /* [TILE, dh] += X [TILE, TILE] Y [TILE, dh] */
-    const gln_product_t *mix_back; /* [TILE, dh] += X [TILE, TILE]^T Y [TILE, dh] */
-    size_t scratchpad_bytes, head_bytes, rows_bytes, tile_bytes; /* of scratch blocks */
+    int stack;                                /* heads of a tile; divides the group */
+    int64_t tiles;                            /* of a sequence */
+    int64_t rows;                             /* stack * TILE */
+    int parts;                                /* forward: tasks of one kv head of one sequence */
+    float scale;                              /* 1 / sqrt(dh) */
+    const gln_product_t *scores; /* forward [rows, TILE], backward [TILE, rows] = X Y */
+    const gln_product_t *mix;    /* forward [rows, dh], backward [TILE, dh] += X Y */
+    const gln_product_t *mix_q;  /* backward: [rows, dh] += X [TILE, rows]^T Y [TILE, dh] */
+    size_t scratchpad_bytes, head_bytes, rows_bytes, tile_bytes, row_bytes; /* scratch blocks */
 } gln_attention_run_t;
 
-/** Fill `run`, the products made. As gln_product_get. */
-gln_status_t gln_attention_plan(gln_cpu_state_t *state, const gln_attention_t *forward,
-                                gln_attention_run_t *run);
+/** Fill all of `run` but products and parts.
+ *  @param backward NULL for the forward pass */
+void gln_attention_plan(gln_cpu_state_t *state, const gln_attention_t *forward,
+                        const gln_attention_backward_t *backward, gln_attention_run_t *run);
 
-/** Dense [padded, dh] copy of `rows` rows, times `scale`, filled up with zeros. */
-void gln_attention_load(const float *from, int64_t ld, int64_t rows, int64_t padded, int64_t dh,
-                        float scale, float *to);
+/** Get a product and count its scratchpad. As gln_product_get. */
+gln_status_t gln_attention_product(gln_attention_run_t *run, const gln_product_key_t *key,
+                                   const gln_product_t **out);
 
-/** The inverse: `rows` dense rows, times `scale`, to row stride ld. */
+/* A head's rows in a [N, ..] array: `rows` of them, dh wide, row stride ld. */
+typedef struct gln_head_rows {
+    const float *x;
+    int64_t ld, rows, dh;
+} gln_head_rows_t;
+
+/** Dense [padded, dh] copy times `scale`, filled up with zeros. */
+void gln_attention_load(const gln_head_rows_t *from, int64_t padded, float scale, float *to);
+
+/** As gln_attention_load, transposed: element (row, i) goes to to[i * to_ld + row]. */
+void gln_attention_load_transposed(const gln_head_rows_t *from, int64_t padded, float scale,
+                                   int64_t to_ld, float *to);
+
+/** `rows` dense rows times `scale` to row stride ld. */
 void gln_attention_store(const float *from, int64_t rows, int64_t dh, float scale, int64_t ld,
                          float *to);
 

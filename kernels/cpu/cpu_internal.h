@@ -119,6 +119,9 @@ static inline int64_t gln_cpu_min(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
+/* Parts of a cloned function: inlined, so that each clone has its own. */
+#define GLN_INLINE static inline __attribute__((always_inline))
+
 /* ---- sums in a fixed order --------------------------------------------------------------- */
 #define GLN_LANES 16
 
@@ -141,7 +144,7 @@ static inline float gln_lanes_sum(const float lanes[GLN_LANES])
 #define GLN_MAX_LANES 64
 
 /** The highest of 64 numbers. */
-static inline __attribute__((always_inline)) float gln_lanes_max(const float lanes[GLN_MAX_LANES])
+GLN_INLINE float gln_lanes_max(const float lanes[GLN_MAX_LANES])
 {
     float max[32], a, b;
 
@@ -156,8 +159,7 @@ static inline __attribute__((always_inline)) float gln_lanes_max(const float lan
 }
 
 /** Of a short array, added in fixed order: 16 lanes, then gln_lanes_sum. */
-static inline __attribute__((always_inline)) void gln_lanes_add(const float *x, int64_t count,
-                                                                float lanes[GLN_LANES])
+GLN_INLINE void gln_lanes_add(const float *x, int64_t count, float lanes[GLN_LANES])
 {
     int64_t i = 0;
 

@@ -34,11 +34,12 @@ GLN_CLONES static float store_exp(const float *x, float max, int64_t v, float *e
 
     for (int64_t first = 0; first < v; first += GLN_CHUNK) {
         int64_t count = gln_cpu_min(GLN_CHUNK, v - first);
+        float *to = e != NULL ? e + first : chunk;
 
+#pragma GCC ivdep /* an element is read before it is written, also where x is e */
         for (int64_t i = 0; i < count; ++i)
-            chunk[i] = gln_expf(x[first + i] - max);
-        gln_lanes_add(chunk, count, lanes);
-        if (e != NULL) memcpy(e + first, chunk, (size_t)count * sizeof *e);
+            to[i] = gln_expf(x[first + i] - max);
+        gln_lanes_add(to, count, lanes);
     }
     return gln_lanes_sum(lanes);
 }

@@ -1,10 +1,10 @@
 /* Grouped matrix products out of oneDNN products of fixed shape, 2 m n k operations.
  *
  * NN and NT cut the rows of every item into blocks of fixed sizes; each block is a task. TN cuts C
- * into tiles of rows, each a task, and walks over the summed rows in chunks of fixed sizes, largest
- * first, adding each to C: the order depends on their number alone. What a block does not fill is
- * zeros, what is strided is copied: the library is fast, and a row's bits are its own, only where
- * operands are dense. A copy costs 1/(2 n) or 1/(2 k) of the product.
+ * into tiles that stay in the second-level cache, each a task, and walks over the summed rows in
+ * chunks of fixed sizes, largest first, adding each to C: the order depends on their number alone.
+ * What a block does not fill is zeros, what is strided is copied: the library is fast, and a row's
+ * bits are its own, only where operands are dense. A copy costs 1/(2 n) or 1/(2 k) of the product.
  *
  * The largest block and the tile are chosen so that every thread gets some tasks: the library is
  * slower at small ones, for it copies B each time. The choice does not change a bit where
@@ -16,8 +16,6 @@
 #include "kernels/cpu/gemm_shape.h"
 
 #define TASKS_PER_THREAD 4
-#define TILE_ROWS_MAX 256
-#define TILE_ROWS_MIN 32
 #define BLOCK_ROWS_MIN 32 /* smaller only as a rest: they read B too often */
 
 typedef struct gemm_run {
@@ -76,37 +74,41 @@ static void run_rows(gln_cpu_state_t *state, const gln_gemm_item_t *item, int bl
             zero_rows(c_run + at.rows * g->n, size - at.rows, g->n);
         }
     }
-    gln_product_run(state, shape->products[at.size], worker, a, b, c_run, scratch);
+    gln_product_run(state, shape->products[0][0][at.size], worker, a, b, c_run, scratch);
     if (c_copied) copy_rows(c_run, g->n, at.rows, g->n, g->ldc, c);
 }
 
-/* One tile of rows of C of TN: all chunks of the summed rows. */
-static void run_tile(gln_cpu_state_t *state, const gln_gemm_item_t *item, int tile, int worker)
+/* One tile of C of TN: all chunks of the summed rows. */
+static void run_tile(gln_cpu_state_t *state, const gln_gemm_item_t *item, int task, int worker)
 {
     const gln_gemm_t *g = &item->args;
     const gln_gemm_shape_t *shape = item->shape;
-    int64_t first = tile * shape->tile, rows = gln_cpu_min(shape->tile, g->m - first);
-    const gln_product_t *const *products = rows < shape->tile ? shape->last : shape->products;
+    int64_t across = (g->n + shape->width - 1) / shape->width;
+    int64_t row = task / across * shape->tile, rows = gln_cpu_min(shape->tile, g->m - row);
+    int64_t column = task % across * shape->width;
+    int64_t columns = gln_cpu_min(shape->width, g->n - column);
+    const gln_product_t *const *products =
+        shape->products[rows < shape->tile][columns < shape->width];
     char *scratch = state->scratch[worker];
-    float *c = (float *)g->c + first * g->ldc;
+    float *c = (float *)g->c + row * g->ldc + column;
     float *c_run = item->c_dense ? c : (float *)(scratch + item->c_at);
     int blocks = gln_gemm_blocks(shape, 0, g->k);
 
     if (!shape->mode.accumulate)
-        zero_rows(c_run, rows, g->n);
+        zero_rows(c_run, rows, columns);
     else if (!item->c_dense)
-        copy_rows(c, g->ldc, rows, g->n, g->n, c_run);
+        copy_rows(c, g->ldc, rows, columns, columns, c_run);
     for (int block = 0; block < blocks; ++block) {
         gln_gemm_block_t at = gln_gemm_block_at(shape, 0, g->k, block);
         int64_t size = shape->sizes[at.size];
-        const float *a = dense_rows((const float *)g->a + at.start * g->lda + first, g->lda,
-                                    at.rows, rows, size, (float *)(scratch + item->a_at));
-        const float *b = dense_rows((const float *)g->b + at.start * g->ldb, g->ldb, at.rows, g->n,
-                                    size, (float *)(scratch + item->b_at));
+        const float *a = dense_rows((const float *)g->a + at.start * g->lda + row, g->lda, at.rows,
+                                    rows, size, (float *)(scratch + item->a_at));
+        const float *b = dense_rows((const float *)g->b + at.start * g->ldb + column, g->ldb,
+                                    at.rows, columns, size, (float *)(scratch + item->b_at));
 
         gln_product_run(state, products[at.size], worker, a, b, c_run, scratch);
     }
-    if (!item->c_dense) copy_rows(c_run, g->n, rows, g->n, g->ldc, c);
+    if (!item->c_dense) copy_rows(c_run, columns, rows, columns, g->ldc, c);
 }
 
 static void gemm_task(void *ctx, int task, int worker)
@@ -147,20 +149,22 @@ static size_t plan_item(gln_gemm_item_t *item, double work_per_task)
 
     item->a_dense = g->lda == (tn ? g->m : g->k);
     item->b_dense = g->ldb == (nt ? g->k : g->n);
-    item->c_dense = g->ldc == g->n;
+    item->c_dense = g->ldc == (tn ? shape->width : g->n);
     item->first_size = 0;
     if (tn) {
-        a = size * shape->tile;
-        b = (item->b_dense ? least : size) * g->n;
-        c = item->c_dense ? 0 : shape->tile * g->n;
-        item->tasks_count = (int)((g->m + shape->tile - 1) / shape->tile);
+        int64_t down = (g->m + shape->tile - 1) / shape->tile;
+        int64_t across = (g->n + shape->width - 1) / shape->width;
+
+        a = size * gln_cpu_min(GLN_GEMM_TILE_MAX, g->m); /* of any tile: a later call may want it */
+        b = size * shape->width;
+        c = item->c_dense ? 0 : gln_cpu_min(GLN_GEMM_TILE_MAX, g->m) * shape->width;
+        item->tasks_count = (int)(down * across);
     } else {
         while (item->first_size + 1 < shape->sizes_count &&
                shape->sizes[item->first_size + 1] >= BLOCK_ROWS_MIN &&
                2.0 * (double)shape->sizes[item->first_size] * (double)g->n * (double)g->k >
                    work_per_task)
             ++item->first_size;
-        size = shape->sizes[item->first_size];
         a = (item->a_dense ? least : size) * g->k;
         b = item->b_dense ? 0 : g->k * g->n;
         c = (item->c_dense ? least : size) * g->n;
@@ -172,12 +176,13 @@ static size_t plan_item(gln_gemm_item_t *item, double work_per_task)
     return item->c_at + gln_cpu_bytes(c, sizeof(float));
 }
 
-/* TN: rows of a tile of C, so that `count` products of m rows make `wanted` tasks. */
-static int64_t tile_rows(int64_t m, int count, int wanted)
+/* TN: rows of a tile of C, so that a tile is not more work than wanted. */
+static int64_t tile_rows(const gln_gemm_t *g, double work_per_task)
 {
-    int64_t rows = TILE_ROWS_MAX;
+    double columns = (double)gln_cpu_min(g->n, GLN_GEMM_WIDTH_MAX);
+    int64_t rows = GLN_GEMM_TILE_MAX;
 
-    while (rows > TILE_ROWS_MIN && count * ((m + rows - 1) / rows) < wanted)
+    while (rows > GLN_GEMM_TILE_MIN && 2.0 * (double)rows * columns * (double)g->k > work_per_task)
         rows /= 2;
     return rows;
 }
@@ -206,8 +211,7 @@ static gln_status_t run_items(gln_cpu_state_t *state, gln_gemm_mode_t mode, cons
         item->args = items[i];
         status = gln_gemm_shape_get(
             state, mode, &items[i],
-            mode.form == GLN_GEMM_TN ? tile_rows(items[i].m, count, tasks_wanted) : 0,
-            &item->shape);
+            mode.form == GLN_GEMM_TN ? tile_rows(&items[i], work / tasks_wanted) : 0, &item->shape);
         if (status != GLN_OK) return status;
         bytes = plan_item(item, work / tasks_wanted);
         if (bytes > scratch_bytes) scratch_bytes = bytes;

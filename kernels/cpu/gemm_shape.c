@@ -7,7 +7,9 @@
 
 #include "base/log.h"
 
-static const int row_sizes[] = {256, 128, 64, 32, 16};
+enum { ROW_SIZES = GLN_GEMM_SIZES_MAX, CHUNK_SIZES = 4 }; /* TN: from 128 on */
+
+static const int row_sizes[ROW_SIZES] = {256, 128, 64, 32, 16};
 static const int uniform_size = 64;
 
 static unsigned bucket_of(gln_gemm_mode_t mode, int64_t n, int64_t inner)
@@ -20,19 +22,20 @@ static unsigned bucket_of(gln_gemm_mode_t mode, int64_t n, int64_t inner)
     return (unsigned)((hash * 0x9e3779b97f4a7c15u) >> 56) % GLN_CPU_BUCKETS;
 }
 
-static gln_status_t get_product(gln_cpu_state_t *state, gln_gemm_shape_t *shape, int64_t tile,
-                                int size, const gln_product_t **out)
+/* The product of sizes[size], for a tile of [rows, columns] in TN. */
+static gln_status_t get_product(gln_cpu_state_t *state, gln_gemm_shape_t *shape, int64_t rows,
+                                int64_t columns, int size, const gln_product_t **out)
 {
-    gln_product_key_t key = {.n = shape->n, .a = GLN_F32, .b = GLN_F32, .c = GLN_F32};
+    gln_product_key_t key = {.n = columns, .a = GLN_F32, .b = GLN_F32, .c = GLN_F32};
     gln_status_t status;
 
     if (shape->mode.form == GLN_GEMM_TN) {
-        key.m = tile;
-        key.k = size;
+        key.m = rows;
+        key.k = shape->sizes[size];
         key.a_transposed = 1;
         key.accumulate = 1; /* the first chunk adds to zeros */
     } else {
-        key.m = size;
+        key.m = shape->sizes[size];
         key.k = shape->inner;
         key.b_transposed = shape->mode.form == GLN_GEMM_NT;
         key.accumulate = shape->mode.accumulate != 0;
@@ -45,34 +48,52 @@ static gln_status_t get_product(gln_cpu_state_t *state, gln_gemm_shape_t *shape,
     return GLN_OK;
 }
 
+/* All products of a shape whose sizes, tile and width are set. */
 static gln_status_t fill_products(gln_cpu_state_t *state, gln_gemm_shape_t *shape)
 {
-    int64_t last = shape->mode.form == GLN_GEMM_TN ? shape->inner % shape->tile : 0;
-    gln_status_t status;
+    int tn = shape->mode.form == GLN_GEMM_TN;
+    int64_t rows[2] = {shape->tile, tn ? shape->inner % shape->tile : 0};
+    int64_t columns[2] = {shape->width, shape->n % shape->width};
 
-    for (int i = 0; i < shape->sizes_count; ++i) {
-        status = get_product(state, shape, shape->tile, shape->sizes[i], &shape->products[i]);
-        if (status == GLN_OK && last > 0)
-            status = get_product(state, shape, last, shape->sizes[i], &shape->last[i]);
-        if (status != GLN_OK) return status;
-    }
+    memset(shape->products, 0, sizeof shape->products);
+    for (int i = 0; i < 2; ++i)
+        for (int j = 0; j < 2; ++j)
+            for (int size = 0; size < shape->sizes_count; ++size) {
+                gln_status_t status = GLN_OK;
+
+                if ((i == 0 || rows[1] > 0) && (j == 0 || columns[1] > 0))
+                    status = get_product(state, shape, rows[i], columns[j], size,
+                                         &shape->products[i][j][size]);
+                if (status != GLN_OK) return status;
+            }
     return GLN_OK;
+}
+
+/* Columns of a tile: equal ones, multiples of 64, as few as GLN_GEMM_WIDTH_MAX allows. */
+static int64_t tile_columns(int64_t n)
+{
+    int64_t tiles = (n + GLN_GEMM_WIDTH_MAX - 1) / GLN_GEMM_WIDTH_MAX;
+    int64_t width = ((n + tiles - 1) / tiles + 63) / 64 * 64;
+
+    return gln_cpu_min(width, n);
 }
 
 static gln_status_t make_shape(gln_cpu_state_t *state, gln_gemm_shape_t *shape)
 {
+    int tn = shape->mode.form == GLN_GEMM_TN;
     gln_status_t status;
 
     shape->rows_independent = 1;
     shape->tile = gln_cpu_min(shape->tile_wanted, shape->inner);
-    shape->sizes_count = GLN_GEMM_SIZES_MAX;
-    memcpy(shape->sizes, row_sizes, sizeof row_sizes);
+    shape->width = tn ? tile_columns(shape->n) : shape->n;
+    shape->sizes_count = tn ? CHUNK_SIZES : ROW_SIZES;
+    memcpy(shape->sizes, row_sizes + ROW_SIZES - shape->sizes_count,
+           (size_t)shape->sizes_count * sizeof *shape->sizes);
     status = fill_products(state, shape);
     if (status != GLN_OK || shape->rows_independent) return status;
     /* A row's bits may depend on the number of rows run together: run them in one size always. */
-    if (shape->mode.form == GLN_GEMM_TN) {
+    if (tn) {
         shape->tile = gln_cpu_min(uniform_size, shape->inner);
-        memset(shape->last, 0, sizeof shape->last);
     } else {
         shape->sizes_count = 1;
         shape->sizes[0] = uniform_size;
@@ -80,36 +101,74 @@ static gln_status_t make_shape(gln_cpu_state_t *state, gln_gemm_shape_t *shape)
     return fill_products(state, shape);
 }
 
+static gln_gemm_shape_t *find_shape(gln_gemm_shape_t *shape, gln_gemm_mode_t mode,
+                                    const gln_gemm_t *args, int64_t inner, int64_t tile)
+{
+    for (; shape != NULL; shape = shape->next)
+        if (shape->n == args->n && shape->inner == inner && shape->mode.form == mode.form &&
+            shape->tile_wanted == tile && !shape->mode.accumulate == !mode.accumulate &&
+            !shape->mode.c_acc == !mode.c_acc)
+            return shape;
+    return NULL;
+}
+
+static gln_status_t add_shape(gln_cpu_state_t *state, gln_gemm_mode_t mode, const gln_gemm_t *args,
+                              int64_t inner, int64_t tile, gln_gemm_shape_t **bucket)
+{
+    gln_gemm_shape_t *shape = calloc(1, sizeof *shape);
+    gln_status_t status;
+
+    if (shape == NULL) return gln_fail(GLN_ERR_MEMORY, "cpu backend: no memory for a matrix shape");
+    shape->mode = mode;
+    shape->n = args->n;
+    shape->inner = inner;
+    shape->tile_wanted = tile;
+    status = make_shape(state, shape);
+    if (status != GLN_OK) {
+        free(shape);
+        return status;
+    }
+    shape->next = *bucket;
+    *bucket = shape;
+    return GLN_OK;
+}
+
+/* TN: a shape for every tile. All ask for the scratchpad of the largest. */
+static gln_status_t add_tiles(gln_cpu_state_t *state, gln_gemm_mode_t mode, const gln_gemm_t *args,
+                              int64_t inner, gln_gemm_shape_t **bucket)
+{
+    gln_gemm_shape_t *tail = *bucket;
+    size_t scratchpad_bytes = 0;
+
+    for (int64_t rows = GLN_GEMM_TILE_MIN; rows <= GLN_GEMM_TILE_MAX; rows *= 2) {
+        gln_status_t status = add_shape(state, mode, args, inner, rows, bucket);
+
+        if (status != GLN_OK) return status;
+        if ((*bucket)->scratchpad_bytes > scratchpad_bytes)
+            scratchpad_bytes = (*bucket)->scratchpad_bytes;
+    }
+    for (gln_gemm_shape_t *shape = *bucket; shape != tail; shape = shape->next)
+        shape->scratchpad_bytes = scratchpad_bytes;
+    return GLN_OK;
+}
+
 gln_status_t gln_gemm_shape_get(gln_cpu_state_t *state, gln_gemm_mode_t mode,
                                 const gln_gemm_t *args, int64_t tile, const gln_gemm_shape_t **out)
 {
     int64_t inner = mode.form == GLN_GEMM_TN ? args->m : args->k;
     gln_gemm_shape_t **bucket = &state->shapes[bucket_of(mode, args->n, inner)];
-    gln_gemm_shape_t *shape = *bucket;
-    gln_status_t status;
+    gln_gemm_shape_t *shape = find_shape(*bucket, mode, args, inner, tile);
+    gln_status_t status = GLN_OK;
 
-    for (; shape != NULL; shape = shape->next)
-        if (shape->n == args->n && shape->inner == inner && shape->mode.form == mode.form &&
-            shape->tile_wanted == tile && !shape->mode.accumulate == !mode.accumulate &&
-            !shape->mode.c_acc == !mode.c_acc)
-            break;
-    if (shape == NULL) {
-        shape = calloc(1, sizeof *shape);
-        if (shape == NULL)
-            return gln_fail(GLN_ERR_MEMORY, "cpu backend: no memory for a matrix shape");
-        shape->mode = mode;
-        shape->n = args->n;
-        shape->inner = inner;
-        shape->tile_wanted = tile;
-        status = make_shape(state, shape);
-        if (status != GLN_OK) {
-            free(shape);
-            return status;
-        }
-        shape->next = *bucket;
-        *bucket = shape;
+    if (shape == NULL && tile == 0) {
+        status = add_shape(state, mode, args, inner, 0, bucket);
+    } else if (shape == NULL) {
+        /* a later call with other rows wants another tile: none is made in a step then */
+        status = add_tiles(state, mode, args, inner, bucket);
     }
-    *out = shape;
+    if (status != GLN_OK) return status;
+    *out = shape != NULL ? shape : find_shape(*bucket, mode, args, inner, tile);
+    GLN_ASSERT(*out != NULL);
     return GLN_OK;
 }
 

@@ -9,6 +9,9 @@ extern "C" {
 #endif
 
 #define GLN_GEMM_SIZES_MAX 5
+#define GLN_GEMM_TILE_MIN 32   /* TN: rows of C of a task, a power of two from here ... */
+#define GLN_GEMM_TILE_MAX 256  /* ... to here */
+#define GLN_GEMM_WIDTH_MAX 512 /* TN: columns of C of a task */
 
 /* What stays the same while the number of rows varies. The cut dimension is m (NN, NT) or k (TN):
  * blocks of sizes[0] > sizes[1] > ... rows, the largest first, and a last block of sizes_count - 1
@@ -19,11 +22,12 @@ typedef struct gln_gemm_shape {
     int64_t tile_wanted; /* TN: see gln_gemm_shape_get; else 0 */
     int sizes_count;
     int sizes[GLN_GEMM_SIZES_MAX];
-    const gln_product_t *products[GLN_GEMM_SIZES_MAX];
-    int rows_independent;                          /* of every product */
-    int64_t tile;                                  /* TN: rows of C of one task */
-    const gln_product_t *last[GLN_GEMM_SIZES_MAX]; /* TN: for the last, smaller tile, or NULL */
-    size_t scratchpad_bytes;                       /* the most that one of the products needs */
+    int64_t tile, width; /* TN: rows and columns of C of one task */
+    /* NN, NT: [0][0]. TN: [1] is for the last, smaller tile in that direction; NULL if there is
+     * none */
+    const gln_product_t *products[2][2][GLN_GEMM_SIZES_MAX];
+    int rows_independent;    /* of every product */
+    size_t scratchpad_bytes; /* the most that one of the products needs */
     struct gln_gemm_shape *next;
 } gln_gemm_shape_t;
 
@@ -38,7 +42,8 @@ typedef struct gln_gemm_item {
 } gln_gemm_item_t;
 
 /** Find or make the products of a shape. As gln_product_get.
- *  @param tile  TN: rows of C that a task should have, used where it does not change a bit; else 0
+ *  @param tile  TN: rows of C that a task should have, a power of two in [GLN_GEMM_TILE_MIN,
+ *               GLN_GEMM_TILE_MAX], used where it does not change a bit; else 0
  */
 gln_status_t gln_gemm_shape_get(gln_cpu_state_t *state, gln_gemm_mode_t mode,
                                 const gln_gemm_t *args, int64_t tile, const gln_gemm_shape_t **out);

@@ -22,7 +22,7 @@ typedef struct backward_run {
     int64_t first_block; /* of this run of the pool */
 } backward_run_t;
 
-GLN_CLONES static float sum_of_squares(const float *x, int64_t h)
+GLN_INLINE float sum_of_squares(const float *x, int64_t h)
 {
     float lanes[GLN_LANES] = {0};
     int64_t i = 0;
@@ -35,20 +35,15 @@ GLN_CLONES static float sum_of_squares(const float *x, int64_t h)
     return gln_lanes_sum(lanes);
 }
 
-GLN_CLONES static void scale_row(const float *restrict x, const float *restrict w, float rstd,
-                                 int64_t h, float *restrict y)
+GLN_INLINE void scale_row(const float *restrict x, const float *restrict w, float rstd, int64_t h,
+                          float *restrict y)
 {
     for (int64_t i = 0; i < h; ++i)
         y[i] = x[i] * rstd * w[i];
 }
 
-static void rmsnorm_task(void *ctx, int task, int worker)
+GLN_CLONES static void rmsnorm_rows(const gln_rmsnorm_t *args, int64_t first, int64_t last)
 {
-    const rmsnorm_run_t *run = ctx;
-    const gln_rmsnorm_t *args = run->args;
-    int64_t first = task * run->task_rows, last = gln_cpu_min(first + run->task_rows, args->n);
-
-    (void)worker;
     for (int64_t n = first; n < last; ++n) {
         const float *x = (const float *)args->x + n * args->h;
         float mean = sum_of_squares(x, args->h) / (float)args->h;
@@ -57,6 +52,15 @@ static void rmsnorm_task(void *ctx, int task, int worker)
         scale_row(x, args->w, rstd, args->h, (float *)args->y + n * args->h);
         ((float *)args->rstd)[n] = rstd;
     }
+}
+
+static void rmsnorm_task(void *ctx, int task, int worker)
+{
+    const rmsnorm_run_t *run = ctx;
+    int64_t first = task * run->task_rows;
+
+    (void)worker;
+    rmsnorm_rows(run->args, first, gln_cpu_min(first + run->task_rows, run->args->n));
 }
 
 gln_status_t gln_cpu_rmsnorm(gln_kernels_t *k, const gln_rmsnorm_t *args)
@@ -68,8 +72,8 @@ gln_status_t gln_cpu_rmsnorm(gln_kernels_t *k, const gln_rmsnorm_t *args)
 }
 
 /* sum of dy w x */
-GLN_CLONES static float dot3(const float *restrict dy, const float *restrict w,
-                             const float *restrict x, int64_t h)
+GLN_INLINE float dot3(const float *restrict dy, const float *restrict w, const float *restrict x,
+                      int64_t h)
 {
     float lanes[GLN_LANES] = {0};
     int64_t i = 0;
@@ -83,9 +87,9 @@ GLN_CLONES static float dot3(const float *restrict dy, const float *restrict w,
 }
 
 /* dx += rstd (dy w - z mean) and dw += dy z with z = x rstd. */
-GLN_CLONES static void backward_row(const float *restrict dy, const float *restrict x,
-                                    const float *restrict w, float rstd, float mean, int64_t h,
-                                    float *restrict dx, float *restrict dw)
+GLN_INLINE void backward_row(const float *restrict dy, const float *restrict x,
+                             const float *restrict w, float rstd, float mean, int64_t h,
+                             float *restrict dx, float *restrict dw)
 {
     for (int64_t i = 0; i < h; ++i) {
         float z = x[i] * rstd;
@@ -95,16 +99,9 @@ GLN_CLONES static void backward_row(const float *restrict dy, const float *restr
     }
 }
 
-static void backward_task(void *ctx, int task, int worker)
+GLN_CLONES static void backward_rows(const gln_rmsnorm_backward_t *args, int64_t first,
+                                     int64_t last, float *dw)
 {
-    const backward_run_t *run = ctx;
-    const gln_rmsnorm_backward_t *args = run->args;
-    int64_t first = (run->first_block + task) * BLOCK_ROWS;
-    int64_t last = gln_cpu_min(first + BLOCK_ROWS, args->n);
-    float *dw = run->state->partials + task * args->h;
-
-    (void)worker;
-    memset(dw, 0, (size_t)args->h * sizeof *dw);
     for (int64_t n = first; n < last; ++n) {
         const float *dy = (const float *)args->dy + n * args->h;
         const float *x = (const float *)args->x + n * args->h;
@@ -113,6 +110,18 @@ static void backward_task(void *ctx, int task, int worker)
 
         backward_row(dy, x, args->w, rstd, mean, args->h, (float *)args->dx + n * args->h, dw);
     }
+}
+
+static void backward_task(void *ctx, int task, int worker)
+{
+    const backward_run_t *run = ctx;
+    const gln_rmsnorm_backward_t *args = run->args;
+    int64_t first = (run->first_block + task) * BLOCK_ROWS;
+    float *dw = run->state->partials + task * args->h;
+
+    (void)worker;
+    memset(dw, 0, (size_t)args->h * sizeof *dw);
+    backward_rows(args, first, gln_cpu_min(first + BLOCK_ROWS, args->n), dw);
 }
 
 GLN_CLONES static void add_row(const float *restrict x, int64_t h, float *restrict y)

@@ -80,9 +80,8 @@ void gln_cpu_rope_close(gln_cpu_state_t *state)
 }
 
 /* `sign` is 1, or -1 to turn back. */
-GLN_CLONES static void turn_head(const float *restrict cosine, const float *restrict sine,
-                                 float sign, int64_t half, float *restrict low,
-                                 float *restrict high)
+GLN_INLINE void turn_head(const float *restrict cosine, const float *restrict sine, float sign,
+                          int64_t half, float *restrict low, float *restrict high)
 {
     for (int64_t i = 0; i < half; ++i) {
         float a = low[i], b = high[i], c = cosine[i], s = sine[i] * sign;
@@ -92,22 +91,28 @@ GLN_CLONES static void turn_head(const float *restrict cosine, const float *rest
     }
 }
 
-static void rope_task(void *ctx, int task, int worker)
+GLN_CLONES static void rope_rows(const gln_rope_t *args, const gln_rope_table_t *table,
+                                 int64_t first, int64_t last)
 {
-    const rope_run_t *run = ctx;
-    const gln_rope_t *args = run->args;
-    int64_t half = args->dh / 2, first = task * run->task_rows;
-    int64_t last = gln_cpu_min(first + run->task_rows, args->n);
+    int64_t half = args->dh / 2;
+    float sign = args->inverse ? -1.0f : 1.0f;
 
-    (void)worker;
     for (int64_t n = first; n < last; ++n) {
         float *row = (float *)args->x + n * args->ldx;
         int64_t at = n % args->s * half;
 
         for (int head = 0; head < args->heads; ++head, row += args->dh)
-            turn_head(run->table->cosine + at, run->table->sine + at, args->inverse ? -1.0f : 1.0f,
-                      half, row, row + half);
+            turn_head(table->cosine + at, table->sine + at, sign, half, row, row + half);
     }
+}
+
+static void rope_task(void *ctx, int task, int worker)
+{
+    const rope_run_t *run = ctx;
+    int64_t first = task * run->task_rows;
+
+    (void)worker;
+    rope_rows(run->args, run->table, first, gln_cpu_min(first + run->task_rows, run->args->n));
 }
 
 gln_status_t gln_cpu_rope(gln_kernels_t *k, const gln_rope_t *args)

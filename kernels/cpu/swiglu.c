@@ -45,10 +45,10 @@ gln_status_t gln_cpu_swiglu(gln_kernels_t *k, const gln_swiglu_t *args)
 }
 
 /* Up to GLN_CHUNK columns of one row; gate_gradient[i] is dact silu(gate) up. */
-static inline __attribute__((always_inline)) void
-backward_chunk(const float *restrict dact, const float *restrict gate, const float *restrict up,
-               float w, int64_t count, float *restrict dgate, float *restrict dup,
-               float *restrict act_w, float *restrict gate_gradient)
+GLN_INLINE void backward_chunk(const float *restrict dact, const float *restrict gate,
+                               const float *restrict up, float w, int64_t count,
+                               float *restrict dgate, float *restrict dup, float *restrict act_w,
+                               float *restrict gate_gradient)
 {
     for (int64_t i = 0; i < count; ++i) {
         float g = gate[i], u = up[i], d = dact[i], wd = w * d;

@@ -22,14 +22,16 @@
 #define CHECK_OK(call) CHECK((call) == GLN_OK)
 
 /* FNV-1a, to print one number for many bytes. */
-static inline uint64_t hash_bytes(uint64_t hash, const void *data, size_t bytes) {
+static inline uint64_t hash_bytes(uint64_t hash, const void *data, size_t bytes)
+{
     const unsigned char *byte = data;
     for (size_t i = 0; i < bytes; i++)
         hash = (hash ^ byte[i]) * 0x100000001b3u;
     return hash;
 }
 
-static inline void *allocate(size_t bytes) {
+static inline void *allocate(size_t bytes)
+{
     void *memory = calloc(1, bytes > 0 ? bytes : 1);
     CHECK(memory, "%zu bytes", bytes);
     return memory;

@@ -7,7 +7,8 @@
 
 enum { exit_wanted = 42, seconds_allowed = 60 };
 
-static int child(void) {
+static int child(void)
+{
     gln_comm_t *comm = NULL;
     CHECK_OK(gln_comm_open_world(&comm));
     CHECK(gln_comm_size(comm) == 3);
@@ -18,7 +19,8 @@ static int child(void) {
 }
 
 /* Without the variables of the mpirun that started this program. */
-static void start_job(const char *program) {
+static void start_job(const char *program)
+{
     static char *environment[512];
     int count = 0;
     for (char **entry = environ; *entry && count < 510; entry++) {
@@ -34,7 +36,8 @@ static void start_job(const char *program) {
     _exit(127);
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char **argv)
+{
     if (argc > 1 && strcmp(argv[1], "child") == 0) return child();
     char program[4096] = "";
     CHECK(readlink("/proc/self/exe", program, sizeof program - 1) > 0);

@@ -5,7 +5,8 @@
 #include <mpi.h>
 #include <time.h>
 
-static void broadcast(gln_comm_t *comm) {
+static void broadcast(gln_comm_t *comm)
+{
     int rank = gln_comm_rank(comm), size = gln_comm_size(comm);
     for (int root = 0; root < size; root++) {
         unsigned char data[1001];
@@ -22,7 +23,8 @@ static void broadcast(gln_comm_t *comm) {
     CHECK(gln_comm_broadcast(comm, NULL, 4, 0) == GLN_ERR_ARGUMENT);
 }
 
-static void allgather(gln_comm_t *comm) {
+static void allgather(gln_comm_t *comm)
+{
     int rank = gln_comm_rank(comm), size = gln_comm_size(comm);
     int32_t mine[50];
     int32_t *all = allocate((size_t)size * sizeof mine);
@@ -38,12 +40,14 @@ static void allgather(gln_comm_t *comm) {
 }
 
 /* Bytes from a to b: also none at all, and a rank that neither sends nor receives. */
-static size_t block_bytes(int a, int b, int size) {
+static size_t block_bytes(int a, int b, int size)
+{
     if (size > 2 && (a == 1 || b == 1)) return 0;
     return (size_t)(7 * a + 3 * b) * 5 % 97;
 }
 
-static void alltoallv(gln_comm_t *comm) {
+static void alltoallv(gln_comm_t *comm)
+{
     int rank = gln_comm_rank(comm), size = gln_comm_size(comm);
     size_t send_bytes[8], receive_bytes[8], sent = 0, received = 0;
     unsigned char send[1024], receive[1024];
@@ -67,7 +71,8 @@ static void alltoallv(gln_comm_t *comm) {
     CHECK(gln_comm_alltoallv(comm, NULL, send_bytes, receive, send_bytes) == GLN_ERR_ARGUMENT);
 }
 
-static void integers(gln_comm_t *comm) {
+static void integers(gln_comm_t *comm)
+{
     int rank = gln_comm_rank(comm), size = gln_comm_size(comm);
     int32_t send[8 * 3], receive[8 * 3];
     for (int r = 0; r < size; r++)
@@ -91,7 +96,8 @@ static void integers(gln_comm_t *comm) {
     CHECK(gln_comm_sum_i64(comm, NULL, 1) == GLN_ERR_ARGUMENT);
 }
 
-static void agree(gln_comm_t *comm) {
+static void agree(gln_comm_t *comm)
+{
     int rank = gln_comm_rank(comm), size = gln_comm_size(comm), who = -1;
     CHECK(gln_comm_agree(comm, GLN_OK, &who) == GLN_OK && who == 0, "who %d", who);
     for (int bad = 0; bad < size; bad++) {
@@ -112,7 +118,8 @@ static double now(void) /* one clock for all processes of a machine */
 }
 
 /* No rank leaves a barrier before the last one has come. */
-static void barrier(gln_comm_t *comm) {
+static void barrier(gln_comm_t *comm)
+{
     int rank = gln_comm_rank(comm), size = gln_comm_size(comm);
     for (int last = 0; last < size; last++) {
         double came = now();
@@ -128,7 +135,8 @@ static void barrier(gln_comm_t *comm) {
     }
 }
 
-static void collectives(gln_comm_t *comm) {
+static void collectives(gln_comm_t *comm)
+{
     broadcast(comm);
     allgather(comm);
     alltoallv(comm);
@@ -136,7 +144,8 @@ static void collectives(gln_comm_t *comm) {
     agree(comm);
 }
 
-static void split(gln_comm_t *world) {
+static void split(gln_comm_t *world)
+{
     int rank = gln_comm_rank(world), size = gln_comm_size(world);
     gln_comm_t *part = NULL, *again = NULL;
     CHECK_OK(gln_comm_split(world, rank % 2, &part));
@@ -158,14 +167,16 @@ static void split(gln_comm_t *world) {
 }
 
 /* mpirun started all ranks on this machine, so they share one node. */
-static void nodes(gln_comm_t *comm) {
+static void nodes(gln_comm_t *comm)
+{
     CHECK(gln_comm_nodes_count(comm) == 1, "%d nodes", gln_comm_nodes_count(comm));
     for (int r = 0; r < gln_comm_size(comm); r++)
         CHECK(gln_comm_node_of(comm, r) == 0, "node of rank %d", r);
 }
 
 /* The caller's communicator stays the caller's, and messages do not mix with its own. */
-static void callers_comm(void) {
+static void callers_comm(void)
+{
     MPI_Comm theirs, none = MPI_COMM_NULL;
     int rank, size, same;
     MPI_Comm_dup(MPI_COMM_WORLD, &theirs);
@@ -189,7 +200,8 @@ static void callers_comm(void) {
     MPI_Comm_free(&theirs);
 }
 
-int main(void) {
+int main(void)
+{
     gln_comm_t *world = NULL, *second = NULL;
     MPI_Comm before = MPI_COMM_WORLD;
     CHECK(gln_comm_open_mpi(&before, &world) == GLN_ERR_ARGUMENT, "MPI is not initialised");

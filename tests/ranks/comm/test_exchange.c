@@ -19,13 +19,15 @@ typedef struct world { /* what all ranks know */
 
 enum { use_pick, use_order, use_meta, use_count, use_row, use_result, use_scalar };
 
-static uint64_t random_bits(const world_t *w, int use, int source, int j, int64_t index) {
+static uint64_t random_bits(const world_t *w, int use, int source, int j, int64_t index)
+{
     uint64_t stream =
         gln_rng_stream(GLN_RNG_TEST, (uint64_t)(w->step * 16 + use), (uint64_t)(source * 64 + j));
     return gln_rng_u64(w->seed, stream, (uint64_t)index);
 }
 
-static double random_value(const world_t *w, int use, int source, int j, int64_t index) {
+static double random_value(const world_t *w, int use, int source, int j, int64_t index)
+{
     uint64_t bits = random_bits(w, use, source, j, index);
     double value = ((double)(bits >> 32) / 0x1p32 - 0.5) * ldexp(1.0, (int)(bits % 31) - 15);
     return w->dtype == GLN_F32 ? (double)(float)value : value;
@@ -33,14 +35,16 @@ static double random_value(const world_t *w, int use, int source, int j, int64_t
 
 /* Does source domain send token t to destination j? Every fourth domain sends nothing in some step,
  * every fifth receives nothing, and a token goes to anything from none to all destinations. */
-static int sends(const world_t *w, int source, int j, int64_t t) {
+static int sends(const world_t *w, int source, int j, int64_t t)
+{
     if ((source + w->step) % 4 == 3 || (w->step % 2 == 1 && j % 5 == 1)) return 0;
     int share = (int)(random_bits(w, use_pick, source, 63, t) % 5); /* 0: to none, 4: to all */
     return (int)(random_bits(w, use_pick, source, j, t) % 4) < share;
 }
 
 /* The tokens of one pair in an order that is not ascending. @return how many */
-static int pair_tokens(const world_t *w, int source, int j, int32_t *tokens) {
+static int pair_tokens(const world_t *w, int source, int j, int32_t *tokens)
+{
     int count = 0;
     uint64_t stream = gln_rng_stream(GLN_RNG_TEST, (uint64_t)(w->step * 16 + use_order),
                                      (uint64_t)(source * 64 + j));
@@ -51,11 +55,13 @@ static int pair_tokens(const world_t *w, int source, int j, int32_t *tokens) {
     return count;
 }
 
-static int pair_meta(const world_t *w, int source, int j) {
+static int pair_meta(const world_t *w, int source, int j)
+{
     return (int)(random_bits(w, use_count, source, j, 0) % (meta_max + 1));
 }
 
-static int pair_scalars(const world_t *w, int source, int j) {
+static int pair_scalars(const world_t *w, int source, int j)
+{
     return (int)(random_bits(w, use_count, source, j, 1) % (scalars_max + 1));
 }
 
@@ -67,7 +73,8 @@ typedef struct outgoing { /* gln_exchange_send_t with its memory */
     gln_exchange_send_t send;
 } outgoing_t;
 
-static void outgoing_fill(const world_t *w, outgoing_t *o) {
+static void outgoing_fill(const world_t *w, outgoing_t *o)
+{
     int64_t rows = 0, bytes = 0;
     for (int s = 0; s < w->local; s++)
         for (int j = 0; j < w->group; j++) {
@@ -84,15 +91,18 @@ static void outgoing_fill(const world_t *w, outgoing_t *o) {
 }
 
 /* Domain of local domain i, and of member j of its group. */
-static int domain_of(const world_t *w, int i) {
+static int domain_of(const world_t *w, int i)
+{
     return w->rank * w->local + i;
 }
 
-static int member_of(const world_t *w, int domain, int j) {
+static int member_of(const world_t *w, int domain, int j)
+{
     return domain / w->group * w->group + j;
 }
 
-static void received_check(const world_t *w, const gln_exchange_received_t *got) {
+static void received_check(const world_t *w, const gln_exchange_received_t *got)
+{
     int32_t tokens[tokens_max];
     int64_t rows = 0, scalars = 0;
     size_t bytes = 0;
@@ -119,7 +129,8 @@ static void received_check(const world_t *w, const gln_exchange_received_t *got)
           got->scalar_offset[pairs] == scalars && got->meta_offset[pairs] == bytes);
 }
 
-static void rows_check(const world_t *w, const gln_exchange_received_t *got, const void *out) {
+static void rows_check(const world_t *w, const gln_exchange_received_t *got, const void *out)
+{
     int32_t tokens[tokens_max];
     for (int i = 0; i < w->local; i++)
         for (int j = 0; j < w->group; j++) {
@@ -140,13 +151,15 @@ static void rows_check(const world_t *w, const gln_exchange_received_t *got, con
 }
 
 /* What destination j of `source`'s group returns for its token t. */
-static double result(const world_t *w, int source, int j, int64_t t, int64_t h) {
+static double result(const world_t *w, int source, int j, int64_t t, int64_t h)
+{
     return random_value(w, use_result, source, j, t * w->hidden + h);
 }
 
 /* Sparse tree over members [first, first + width). @return whether there was any leaf */
 static int sparse_tree(const world_t *w, int source, int64_t t, int64_t h, int first, int width,
-                       double *sum) {
+                       double *sum)
+{
     if (first >= w->group) return 0;
     if (width == 1) {
         if (!sends(w, source, first, t)) return 0;
@@ -164,7 +177,8 @@ static int sparse_tree(const world_t *w, int source, int64_t t, int64_t h, int f
 }
 
 /* What combine must give for all D domains [D * T, H]. */
-static void combine_oracle(const world_t *w, void *out) {
+static void combine_oracle(const world_t *w, void *out)
+{
     int width = 1;
     while (width < w->group)
         width *= 2;
@@ -178,7 +192,8 @@ static void combine_oracle(const world_t *w, void *out) {
 }
 
 static void results_fill(const world_t *w, const gln_exchange_received_t *got, void *rows,
-                         void *scalars) {
+                         void *scalars)
+{
     int32_t tokens[tokens_max];
     for (int i = 0; i < w->local; i++)
         for (int j = 0; j < w->group; j++) {
@@ -195,7 +210,8 @@ static void results_fill(const world_t *w, const gln_exchange_received_t *got, v
         }
 }
 
-static void scalars_check(const world_t *w, const void *out) {
+static void scalars_check(const world_t *w, const void *out)
+{
     int64_t at = 0;
     for (int s = 0; s < w->local; s++)
         for (int j = 0; j < w->group; j++)
@@ -207,8 +223,8 @@ static void scalars_check(const world_t *w, const void *out) {
 }
 
 /* This rank's traffic against a count over the plan; `from` and `to` say who sends. */
-static void traffic_check(const world_t *w, const gln_comm_t *comm, gln_traffic_t traffic,
-                          int back) {
+static void traffic_check(const world_t *w, const gln_comm_t *comm, gln_traffic_t traffic, int back)
+{
     int32_t tokens[tokens_max];
     gln_traffic_t expected = {0};
     for (int d = 0; d < w->domains; d++)
@@ -235,7 +251,8 @@ static void traffic_check(const world_t *w, const gln_comm_t *comm, gln_traffic_
 }
 
 /* One step: plan, dispatch, combine, scalars. @return hash of the combined rows of all domains */
-static uint64_t step_check(const world_t *w, gln_comm_t *comm, gln_exchange_t *x) {
+static uint64_t step_check(const world_t *w, gln_comm_t *comm, gln_exchange_t *x)
+{
     outgoing_t *o = allocate(sizeof *o);
     gln_exchange_received_t got;
     size_t unit = gln_dtype_bytes(w->dtype), row = (size_t)w->hidden * unit;
@@ -277,7 +294,8 @@ static uint64_t step_check(const world_t *w, gln_comm_t *comm, gln_exchange_t *x
     return hash;
 }
 
-static gln_exchange_options_t options_of(const world_t *w) {
+static gln_exchange_options_t options_of(const world_t *w)
+{
     return (gln_exchange_options_t){.domains = w->domains,
                                     .groups = w->groups,
                                     .tokens = w->tokens,
@@ -288,7 +306,8 @@ static gln_exchange_options_t options_of(const world_t *w) {
                                     .meta_bytes_max = meta_max};
 }
 
-static world_t world_of(const gln_comm_t *comm, int domains, int groups, gln_dtype_t dtype) {
+static world_t world_of(const gln_comm_t *comm, int domains, int groups, gln_dtype_t dtype)
+{
     return (world_t){.domains = domains,
                      .groups = groups,
                      .group = domains / groups,
@@ -301,7 +320,8 @@ static world_t world_of(const gln_comm_t *comm, int domains, int groups, gln_dty
                      .seed = (uint64_t)(domains * 100 + groups)};
 }
 
-static void all_worlds(gln_comm_t *comm) {
+static void all_worlds(gln_comm_t *comm)
+{
     static const int domains[] = {1, 2, 3, 4, 6, 8, 12}, groups[] = {1, 2, 3, 4};
     int ranks = gln_comm_size(comm);
     for (size_t a = 0; a < sizeof domains / sizeof *domains; a++)
@@ -329,7 +349,8 @@ static void all_worlds(gln_comm_t *comm) {
 }
 
 /* One rank alone breaks a bound: all of them refuse, nothing is sent, and the next plan works. */
-static void refusals(gln_comm_t *comm) {
+static void refusals(gln_comm_t *comm)
+{
     int ranks = gln_comm_size(comm), domains = 12;
     world_t w = world_of(comm, domains, 1, GLN_F32);
     gln_exchange_options_t options = options_of(&w);
@@ -368,7 +389,8 @@ static void refusals(gln_comm_t *comm) {
     free(o);
 }
 
-static void open_errors(gln_comm_t *comm) {
+static void open_errors(gln_comm_t *comm)
+{
     int ranks = gln_comm_size(comm);
     world_t w = world_of(comm, 12, 1, GLN_F32);
     gln_exchange_options_t good = options_of(&w), bad = good;
@@ -398,7 +420,8 @@ static void open_errors(gln_comm_t *comm) {
 }
 
 /* Counters when some ranks live on another node: pretend that each pair of ranks is one. */
-static void pretended_nodes(gln_comm_t *comm) {
+static void pretended_nodes(gln_comm_t *comm)
+{
     int ranks = gln_comm_size(comm);
     for (int r = 0; r < ranks; r++)
         comm->nodes[r] = r / 2;
@@ -416,7 +439,8 @@ static void pretended_nodes(gln_comm_t *comm) {
         comm->nodes[r] = 0;
 }
 
-int main(void) {
+int main(void)
+{
     gln_comm_t *comm = NULL;
     CHECK_OK(gln_comm_open_world(&comm));
     all_worlds(comm);

@@ -1,17 +1,9 @@
 /* A step of the layer allocates nothing after the first.
  * RANKS: 1 2
- *
- * The allocator is replaced by one that notes the caller. Calls out of this program, into which
- * gleaner is linked, count as gleaner's own and must be none; those of the foreign libraries that
- * gleaner uses (oneDNN and its runtime, MPI and its plugins) are counted apart and printed; calls
- * out of any other library, the C library included, must be none too. On the reference kernels
- * without MPI nobody allocates. */
+ * On the reference kernels without MPI nobody allocates. */
 #include "base/log.h"
 #include "base/rng.h"
 #include "moe/layer.h"
-#include <dlfcn.h>
-#include <errno.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,131 +16,9 @@ int main(void)
 }
 #else
 
-enum { NOTES_MAX = 1 << 16 };
-static atomic_int counting, notes_count;
-static const void *notes[NOTES_MAX];
-
-void *__libc_malloc(size_t bytes);
-void *__libc_calloc(size_t count, size_t bytes);
-void *__libc_realloc(void *memory, size_t bytes);
-void *__libc_memalign(size_t alignment, size_t bytes);
-void *memalign(size_t alignment, size_t bytes);
-
-static void note(const void *caller)
-{
-    if (!atomic_load_explicit(&counting, memory_order_relaxed)) return;
-    int i = atomic_fetch_add(&notes_count, 1);
-    if (i < NOTES_MAX) notes[i] = caller;
-}
-
-void *malloc(size_t bytes)
-{
-    note(__builtin_return_address(0));
-    return __libc_malloc(bytes);
-}
-
-void *calloc(size_t count, size_t bytes)
-{
-    note(__builtin_return_address(0));
-    return __libc_calloc(count, bytes);
-}
-
-void *realloc(void *memory, size_t bytes)
-{
-    note(__builtin_return_address(0));
-    return __libc_realloc(memory, bytes);
-}
-
-void *memalign(size_t alignment, size_t bytes)
-{
-    note(__builtin_return_address(0));
-    return __libc_memalign(alignment, bytes);
-}
-
-void *aligned_alloc(size_t alignment, size_t bytes)
-{
-    note(__builtin_return_address(0));
-    return __libc_memalign(alignment, bytes);
-}
-
-int posix_memalign(void **out, size_t alignment, size_t bytes)
-{
-    note(__builtin_return_address(0));
-    *out = __libc_memalign(alignment, bytes);
-    return *out != NULL ? 0 : ENOMEM;
-}
-
-#define CHECK(condition, ...)                               \
-    do {                                                    \
-        if (!(condition)) {                                 \
-            fprintf(stderr, "%s:%d: ", __FILE__, __LINE__); \
-            fprintf(stderr, __VA_ARGS__);                   \
-            fprintf(stderr, " (%s)\n", gln_last_error());   \
-            gln_comm_abort(world, 1);                       \
-        }                                                   \
-    } while (0)
-
-static gln_comm_t *world, *self;
+#include "tests/ranks/moe/allocations.h"
 
 enum { DOMAINS = 4, EXPERTS = 8, TOKENS = 64, HIDDEN = 64, EXPERT_HIDDEN = 48, STEPS = 6 };
-
-typedef struct counts {
-    int own, foreign, other;
-    char other_name[256];
-} counts_t;
-
-static int is_foreign(const char *path)
-{
-    static const char *const known[] = {"dnnl",     "gomp",     "stdc++", "libmpi", "open-rte",
-                                        "open-pal", "openmpi3", "mca_",   "pmix",   "event",
-                                        "hwloc",    "ucp",      "ucs",    "uct",    "ucm",
-                                        "fabric",   "psm",      "ibverbs"};
-    for (size_t i = 0; i < sizeof known / sizeof known[0]; ++i)
-        if (strstr(path, known[i]) != NULL) return 1;
-    return 0;
-}
-
-/* Whose calls were noted. */
-static counts_t attribute(void)
-{
-    extern char __executable_start, etext;
-    counts_t counts = {0};
-    int noted = atomic_load(&notes_count);
-
-    CHECK(noted <= NOTES_MAX, "%d allocations are more than were noted", noted);
-    for (int i = 0; i < noted; ++i) {
-        const char *caller = notes[i];
-        Dl_info info = {0};
-        if (caller >= &__executable_start && caller < &etext) {
-            counts.own += 1;
-        } else if (dladdr(caller, &info) != 0 && info.dli_fname && is_foreign(info.dli_fname)) {
-            counts.foreign += 1;
-        } else {
-            counts.other += 1;
-            snprintf(counts.other_name, sizeof counts.other_name, "%s",
-                     info.dli_fname ? info.dli_fname : "unknown code");
-        }
-    }
-    return counts;
-}
-
-/* The counter counts: this program's own call, and one that the C library makes for it. */
-static void check_counter(void)
-{
-    void *volatile memory;
-    char *volatile copy;
-
-    atomic_store(&counting, 1);
-    memory = malloc(100);
-    copy = strdup("counted as another library's");
-    atomic_store(&counting, 0);
-    counts_t counts = attribute();
-    CHECK(counts.own == 1 && counts.other == 1, "the counter saw %d and %d, not 1 and 1",
-          counts.own, counts.other);
-    free(memory);
-    free(copy);
-    atomic_store(&notes_count, 0);
-}
 
 static float *draw(uint64_t stream, int64_t count, double scale)
 {
@@ -220,17 +90,11 @@ static void check_steps(const char *name, gln_comm_t *comm, gln_backend_t backen
     job.weights = (gln_layer_weights_t){gate[DOMAINS], gate_up[DOMAINS], down[DOMAINS]};
 
     run_step(&job, 0);
-    atomic_store(&counting, 1);
+    count_start();
     for (int number = 1; number < STEPS; ++number)
         run_step(&job, number);
-    atomic_store(&counting, 0);
-
-    counts_t counts = attribute();
-    atomic_store(&notes_count, 0);
-    printf("%s: %d steps, allocations: gleaner %d, foreign libraries %d, others %d\n", name,
-           STEPS - 1, counts.own, counts.foreign, counts.other);
-    CHECK(counts.own == 0, "%s: gleaner allocated %d times in a step", name, counts.own);
-    CHECK(counts.other == 0, "%s: %d allocations out of %s", name, counts.other, counts.other_name);
+    counts_t counts = count_stop();
+    check_counts(name, STEPS - 1, counts);
     if (comm == self && backend == GLN_BACKEND_REF)
         CHECK(counts.foreign == 0, "%s: nobody has a reason to allocate", name);
 

@@ -36,24 +36,28 @@ static const gln_config_field_t fields[] = {
 enum { FIELDS_COUNT = sizeof fields / sizeof fields[0] };
 
 /* Work in a fresh directory, so that messages name the plain file. */
-static inline void enter_directory(void) {
+static inline void enter_directory(void)
+{
     char path[] = "/tmp/gleaner-config-XXXXXX";
     if (!mkdtemp(path) || chdir(path)) abort();
 }
 
-static inline void leave_directory(void) {
+static inline void leave_directory(void)
+{
     char path[256];
     remove("run.yaml");
     if (!getcwd(path, sizeof path) || chdir("/") || rmdir(path)) abort();
 }
 
-static inline void write_text(const char *text, size_t bytes) {
+static inline void write_text(const char *text, size_t bytes)
+{
     FILE *file = fopen("run.yaml", "wb");
     if (!file || fwrite(text, 1, bytes, file) != bytes || fclose(file)) abort();
 }
 
 static inline gln_status_t load_text(const char *text, const char *override, values_t *values,
-                                     gln_config_t **out) {
+                                     gln_config_t **out)
+{
     if (text) write_text(text, strlen(text));
     return gln_config_load(fields, FIELDS_COUNT, text ? "run.yaml" : NULL, &override,
                            override ? 1 : 0, values, sizeof *values, out);

@@ -9,12 +9,14 @@
 static const size_t sizes[] = {1, 64, 0, 65, 4096, 3};
 enum { SIZES_COUNT = 6 };
 
-static void layout(gln_arena_t *arena, void *out[SIZES_COUNT]) {
+static void layout(gln_arena_t *arena, void *out[SIZES_COUNT])
+{
     for (int i = 0; i < SIZES_COUNT; i++)
         out[i] = gln_arena_take(arena, sizes[i]);
 }
 
-Test(arena, what_is_counted_is_what_is_taken) {
+Test(arena, what_is_counted_is_what_is_taken)
+{
     gln_arena_t arena = {0};
     void *at[SIZES_COUNT];
     layout(&arena, at);
@@ -44,7 +46,8 @@ Test(arena, what_is_counted_is_what_is_taken) {
     gln_arena_close(&arena);
 }
 
-Test(arena, taking_more_than_was_counted_is_an_assertion, .signal = SIGABRT) {
+Test(arena, taking_more_than_was_counted_is_an_assertion, .signal = SIGABRT)
+{
     gln_arena_t arena = {0};
     gln_arena_take(&arena, 64);
     if (gln_arena_commit(&arena, gln_device_cpu()) != GLN_OK) return;
@@ -52,14 +55,16 @@ Test(arena, taking_more_than_was_counted_is_an_assertion, .signal = SIGABRT) {
     gln_arena_take(&arena, 1);
 }
 
-Test(arena, an_empty_arena_can_be_committed) {
+Test(arena, an_empty_arena_can_be_committed)
+{
     gln_arena_t arena = {0};
     cr_assert_eq(gln_arena_commit(&arena, gln_device_cpu()), GLN_OK);
     cr_assert_null(gln_arena_take(&arena, 0));
     gln_arena_close(&arena);
 }
 
-Test(arena, a_commit_without_memory_names_the_size) {
+Test(arena, a_commit_without_memory_names_the_size)
+{
     gln_arena_t arena = {0};
     gln_arena_take(&arena, SIZE_MAX - (1 << 20)); /* beyond what malloc is asked for */
     char size[32];
@@ -70,7 +75,8 @@ Test(arena, a_commit_without_memory_names_the_size) {
     gln_arena_close(&arena);
 }
 
-Test(arena, close_takes_everything_twice) {
+Test(arena, close_takes_everything_twice)
+{
     gln_arena_close(NULL);
     gln_arena_t never = {0};
     gln_arena_close(&never);

@@ -6,7 +6,8 @@
 
 TestSuite(config, .init = enter_directory, .fini = leave_directory);
 
-Test(config, without_a_file_every_key_has_its_default) {
+Test(config, without_a_file_every_key_has_its_default)
+{
     values_t v = {0};
     v.before = 77; /* not in the schema */
     cr_assert_eq(load_text(NULL, NULL, &v, NULL), GLN_OK);
@@ -21,7 +22,8 @@ Test(config, without_a_file_every_key_has_its_default) {
     cr_assert_eq(v.before, 77);
 }
 
-Test(config, block_and_flow_style_mean_the_same) {
+Test(config, block_and_flow_style_mean_the_same)
+{
     const char *texts[] = {
         "# a comment\nrouter:\n  k: 4   # four\n  capacity_factor: 2\n  policy: fr\n  bias: true\n"
         "run:\n  name: 'it''s'\n  data: plain words/x-1.txt\n",
@@ -42,7 +44,8 @@ Test(config, block_and_flow_style_mean_the_same) {
     }
 }
 
-Test(config, files_and_sections_may_be_empty) {
+Test(config, files_and_sections_may_be_empty)
+{
     const char *texts[] = {"", "# nothing\n", "---\n", "router:\nrun: {}\ntrain: ~\n"};
     for (int i = 0; i < 4; i++) {
         values_t v = {0};
@@ -51,7 +54,8 @@ Test(config, files_and_sections_may_be_empty) {
     }
 }
 
-Test(config, numbers_in_every_notation) {
+Test(config, numbers_in_every_notation)
+{
     values_t v = {0};
     cr_assert_eq(load_text("train: {seed: 0x1F, big: -9223372036854775808, rate: 1.e-3}\n"
                            "router: {k: +7, capacity_factor: .inf}\n",
@@ -68,14 +72,16 @@ Test(config, numbers_in_every_notation) {
     cr_assert_eq(v.seed, 15);
 }
 
-Test(config, bounds_are_inclusive) {
+Test(config, bounds_are_inclusive)
+{
     values_t v = {0};
     cr_assert_eq(load_text("router: {k: 64, capacity_factor: 0}", "train.rate=1", &v, NULL),
                  GLN_OK);
     cr_assert_eq(load_text("router: {k: 1}", "train.rate=1e-9", &v, NULL), GLN_OK);
 }
 
-Test(config, overrides_win_over_the_file_and_the_last_over_the_first) {
+Test(config, overrides_win_over_the_file_and_the_last_over_the_first)
+{
     values_t v = {0};
     gln_config_t *config = NULL;
     write_text("router: {k: 4}\nrun: {name: x}", 29);
@@ -92,7 +98,8 @@ Test(config, overrides_win_over_the_file_and_the_last_over_the_first) {
     gln_config_close(config);
 }
 
-Test(config, where_names_the_source_of_every_value) {
+Test(config, where_names_the_source_of_every_value)
+{
     values_t v = {0};
     gln_config_t *config = NULL;
     cr_assert_eq(load_text("router:\n  k: 4\n\n  bias:\n    true\n", "train.seed=1", &v, &config),
@@ -108,7 +115,8 @@ Test(config, where_names_the_source_of_every_value) {
     gln_config_close(NULL);
 }
 
-static void check_round_trip(const values_t *values) {
+static void check_round_trip(const values_t *values)
+{
     FILE *file = fopen("run.yaml", "w");
     cr_assert_eq(gln_config_write(fields, FIELDS_COUNT, values, file), GLN_OK);
     fclose(file);
@@ -119,7 +127,8 @@ static void check_round_trip(const values_t *values) {
     cr_assert_eq(memcmp(&back, values, sizeof back), 0);
 }
 
-Test(config, what_is_written_loads_to_the_same_bits) {
+Test(config, what_is_written_loads_to_the_same_bits)
+{
     values_t v;
     memset(&v, 0, sizeof v);
     v.k = 64, v.seed = INT64_MAX, v.big = INT64_MIN;
@@ -133,7 +142,8 @@ Test(config, what_is_written_loads_to_the_same_bits) {
     }
 }
 
-Test(config, strings_survive_the_round_trip) {
+Test(config, strings_survive_the_round_trip)
+{
     const char *texts[] = {"",
                            "plain",
                            "12",
@@ -161,7 +171,8 @@ Test(config, strings_survive_the_round_trip) {
     }
 }
 
-Test(config, sections_are_written_once_though_the_schema_mixes_them) {
+Test(config, sections_are_written_once_though_the_schema_mixes_them)
+{
     const gln_config_field_t mixed[] = {
         {"a.x", GLN_CONFIG_INT, 0, 0, 9, NULL, "1", "x"},
         {"b.x", GLN_CONFIG_INT, 8, 0, 9, NULL, "2", "x"},
@@ -175,7 +186,8 @@ Test(config, sections_are_written_once_though_the_schema_mixes_them) {
     cr_assert_str_eq(text, "a:\n  x: 4\n  y: 6\nb:\n  x: 5\n");
 }
 
-Test(config, a_nan_and_a_full_disk_are_not_written) {
+Test(config, a_nan_and_a_full_disk_are_not_written)
+{
     values_t v = {.k = 1, .factor = NAN};
     FILE *file = fopen("run.yaml", "w");
     cr_assert_eq(gln_config_write(fields, FIELDS_COUNT, &v, file), GLN_ERR_ARGUMENT);
@@ -188,7 +200,8 @@ Test(config, a_nan_and_a_full_disk_are_not_written) {
     fclose(file);
 }
 
-Test(config, describe_prints_a_line_per_key) {
+Test(config, describe_prints_a_line_per_key)
+{
     static char text[4096];
     FILE *file = fmemopen(text, sizeof text, "w");
     gln_config_describe(fields, FIELDS_COUNT, file);
@@ -206,7 +219,8 @@ Test(config, describe_prints_a_line_per_key) {
               "run.data: a string; default 'a b'; input\n");
 }
 
-Test(config, the_locale_of_the_program_does_not_matter) {
+Test(config, the_locale_of_the_program_does_not_matter)
+{
     static const char *const commas[] = {"de_DE.UTF-8", "de_DE", "fr_FR.UTF-8", NULL};
     int found = -1;
     for (int i = 0; commas[i] && found < 0; i++)

@@ -9,7 +9,8 @@ typedef struct wrong {
 } wrong_t;
 
 /* Load and see the message; the caller's struct must not change. */
-static void check(const wrong_t *wrong, int count) {
+static void check(const wrong_t *wrong, int count)
+{
     for (int i = 0; i < count; i++) {
         values_t v, before;
         memset(&v, 0x5a, sizeof v);
@@ -24,7 +25,8 @@ static void check(const wrong_t *wrong, int count) {
 }
 #define CHECK(table) check(table, (int)(sizeof(table) / sizeof((table)[0])))
 
-Test(config_errors, unknown_keys_and_sections_name_the_nearest) {
+Test(config_errors, unknown_keys_and_sections_name_the_nearest)
+{
     const wrong_t wrong[] = {
         {"# c\nrouter:\n  k: 3\n  capacty_factor: 2\n", NULL,
          "run.yaml:4: router.capacty_factor: unknown key; did you mean router.capacity_factor? "
@@ -58,7 +60,8 @@ Test(config_errors, unknown_keys_and_sections_name_the_nearest) {
     CHECK(wrong);
 }
 
-Test(config_errors, wrong_types_name_expected_and_found) {
+Test(config_errors, wrong_types_name_expected_and_found)
+{
     const wrong_t wrong[] = {
         {"router:\n  k: many", NULL,
          "run.yaml:2: router.k: expected an integer from 1 to 64, found the string \"many\""},
@@ -107,7 +110,8 @@ Test(config_errors, wrong_types_name_expected_and_found) {
     CHECK(wrong);
 }
 
-Test(config_errors, bad_ranges_name_the_allowed_one) {
+Test(config_errors, bad_ranges_name_the_allowed_one)
+{
     const wrong_t wrong[] = {
         {"router: {k: 0}", NULL,
          "run.yaml:1: router.k: expected an integer from 1 to 64, found the integer 0"},
@@ -130,7 +134,8 @@ Test(config_errors, bad_ranges_name_the_allowed_one) {
     CHECK(wrong);
 }
 
-Test(config_errors, bad_choices_name_the_allowed_ones) {
+Test(config_errors, bad_choices_name_the_allowed_ones)
+{
     const wrong_t wrong[] = {
         {"router: {policy: best}", NULL,
          "run.yaml:1: router.policy: expected one of topk, fr, fr-ir, null, a: b, found the string "
@@ -145,7 +150,8 @@ Test(config_errors, bad_choices_name_the_allowed_ones) {
     CHECK(wrong);
 }
 
-Test(config_errors, duplicates_are_refused) {
+Test(config_errors, duplicates_are_refused)
+{
     const wrong_t wrong[] = {
         {"router:\n  k: 2\n  bias: true\n  k: 2\n", NULL,
          "run.yaml:4: router.k: key stands twice, first at line 2; remove one"},
@@ -155,7 +161,8 @@ Test(config_errors, duplicates_are_refused) {
     CHECK(wrong);
 }
 
-Test(config_errors, other_yaml_is_refused_by_name) {
+Test(config_errors, other_yaml_is_refused_by_name)
+{
     const wrong_t wrong[] = {
         {"router: 3", NULL, "run.yaml:1: router: expected keys below this section, found a value"},
         {"router: 'null'", NULL,
@@ -182,7 +189,8 @@ Test(config_errors, other_yaml_is_refused_by_name) {
     CHECK(wrong);
 }
 
-Test(config_errors, bytes_that_are_not_text_are_refused) {
+Test(config_errors, bytes_that_are_not_text_are_refused)
+{
     values_t v = {0};
     write_text("run: {name: \xff}", 15);
     cr_assert_eq(gln_config_load(fields, FIELDS_COUNT, "run.yaml", NULL, 0, &v, sizeof v, NULL),
@@ -191,7 +199,8 @@ Test(config_errors, bytes_that_are_not_text_are_refused) {
               gln_last_error());
 }
 
-Test(config_errors, strings_must_fit) {
+Test(config_errors, strings_must_fit)
+{
     values_t v = {0};
     char text[GLN_CONFIG_TEXT_MAX + 40] = "run.name=";
     memset(text + 9, 'x', GLN_CONFIG_TEXT_MAX - 1);
@@ -202,7 +211,8 @@ Test(config_errors, strings_must_fit) {
     cr_assert(strstr(gln_last_error(), "512 bytes or more; the limit is 511"));
 }
 
-Test(config_errors, a_required_key_must_be_given) {
+Test(config_errors, a_required_key_must_be_given)
+{
     const gln_config_field_t required[] = {
         {"data.path", GLN_CONFIG_TEXT, 0, 0, 0, NULL, NULL, "text to train on"}};
     char value[GLN_CONFIG_TEXT_MAX] = "before";
@@ -222,7 +232,8 @@ Test(config_errors, a_required_key_must_be_given) {
     cr_assert_str_eq(value, "x");
 }
 
-Test(config_errors, files_that_cannot_be_had) {
+Test(config_errors, files_that_cannot_be_had)
+{
     values_t v = {0};
     cr_assert_eq(gln_config_load(fields, FIELDS_COUNT, "none.yaml", NULL, 0, &v, sizeof v, NULL),
                  GLN_ERR_CONFIG);
@@ -238,7 +249,8 @@ Test(config_errors, files_that_cannot_be_had) {
 }
 
 /* Long names and long lists end in "..."; nothing is written past the message. */
-Test(config_errors, long_names_are_cut) {
+Test(config_errors, long_names_are_cut)
+{
     char text[1000] = "router: {";
     memset(text + 9, 'q', 900);
     strcpy(text + 909, ": 2}");

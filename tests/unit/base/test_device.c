@@ -4,7 +4,8 @@
 #include <stdint.h>
 #include <string.h>
 
-Test(device, memory_is_aligned_and_zero) {
+Test(device, memory_is_aligned_and_zero)
+{
     const gln_device_t *cpu = gln_device_cpu();
     cr_assert_str_eq(cpu->name, "cpu");
     const size_t sizes[] = {1, 63, 64, 1000, (size_t)9 << 20};
@@ -20,7 +21,8 @@ Test(device, memory_is_aligned_and_zero) {
     cpu->release(NULL);
 }
 
-Test(device, too_much_memory_is_an_error_that_leaves_the_output_alone) {
+Test(device, too_much_memory_is_an_error_that_leaves_the_output_alone)
+{
     const gln_device_t *cpu = gln_device_cpu();
     int mark;
     void *memory = &mark;
@@ -33,7 +35,8 @@ Test(device, too_much_memory_is_an_error_that_leaves_the_output_alone) {
 #endif
 }
 
-Test(device, copies_and_zeroes_are_done_on_return) {
+Test(device, copies_and_zeroes_are_done_on_return)
+{
     const gln_device_t *cpu = gln_device_cpu();
     char from[5] = "abcd", to[5] = "....";
     cr_assert_eq(cpu->copy(to, from, sizeof from, NULL), GLN_OK);

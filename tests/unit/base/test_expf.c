@@ -4,33 +4,38 @@
 #include <math.h>
 #include <string.h>
 
-static uint32_t bits_of(float value) {
+static uint32_t bits_of(float value)
+{
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
     return bits;
 }
 
-static float float_of(uint32_t bits) {
+static float float_of(uint32_t bits)
+{
     float value;
     memcpy(&value, &bits, sizeof value);
     return value;
 }
 
 /* Distance from the true value in units of the last place of the true value. */
-static double ulps(float x) {
+static double ulps(float x)
+{
     double truth = exp((double)x);
     int exponent;
     frexp(truth, &exponent);
     return fabs((double)gln_expf(x) - truth) / ldexp(1.0, exponent - 24);
 }
 
-static void check(float x, double *worst) {
+static void check(float x, double *worst)
+{
     double error = ulps(x);
     if (error > *worst) *worst = error;
     cr_assert(error < 1.5, "exp(%a): %g ulp", (double)x, error);
 }
 
-Test(expf, is_within_one_and_a_half_ulp_wherever_the_result_is_normal) {
+Test(expf, is_within_one_and_a_half_ulp_wherever_the_result_is_normal)
+{
     double worst = 0;
     for (uint32_t bits = 0; bits <= bits_of(88.72283f); bits += 997)
         check(float_of(bits), &worst);
@@ -42,7 +47,8 @@ Test(expf, is_within_one_and_a_half_ulp_wherever_the_result_is_normal) {
     cr_log_info("worst error %g ulp", worst);
 }
 
-Test(expf, the_ends_of_the_range) {
+Test(expf, the_ends_of_the_range)
+{
     cr_assert_eq(gln_expf(0.0f), 1.0f);
     cr_assert_eq(gln_expf(-0.0f), 1.0f);
     cr_assert_eq(gln_expf(-INFINITY), 0.0f);
@@ -58,23 +64,27 @@ Test(expf, the_ends_of_the_range) {
     cr_assert_eq(gln_expf(-88.0f), 0.0f);
 }
 
-Test(expf, far_outside_it_saturates) {
+Test(expf, far_outside_it_saturates)
+{
     for (uint32_t bits = bits_of(88.72284f); bits < bits_of(INFINITY); bits += 99991) {
         cr_assert_eq(gln_expf(float_of(bits)), INFINITY, "%a", (double)float_of(bits));
         cr_assert_eq(gln_expf(-float_of(bits)), 0.0f, "-%a", (double)float_of(bits));
     }
 }
 
-GLN_CLONES static void exp_wide(const float *x, float *y, int count) {
+GLN_CLONES static void exp_wide(const float *x, float *y, int count)
+{
     for (int i = 0; i < count; i++)
         y[i] = gln_expf(x[i]);
 }
 
-__attribute__((noinline, optimize("no-tree-vectorize"))) static float exp_one(float x) {
+__attribute__((noinline, optimize("no-tree-vectorize"))) static float exp_one(float x)
+{
     return gln_expf(x);
 }
 
-Test(expf, a_vectorised_loop_gives_the_same_bits) {
+Test(expf, a_vectorised_loop_gives_the_same_bits)
+{
     enum { COUNT = 4099 };
     static float x[COUNT], y[COUNT];
     uint32_t state = 1;

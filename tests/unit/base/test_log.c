@@ -11,19 +11,22 @@ typedef struct seen {
     char message[2048];
 } seen_t;
 
-static void keep(void *ctx, gln_log_level_t level, const char *message) {
+static void keep(void *ctx, gln_log_level_t level, const char *message)
+{
     seen_t *seen = ctx;
     seen->count++;
     seen->level = level;
     snprintf(seen->message, sizeof seen->message, "%s", message);
 }
 
-Test(log, without_a_sink_messages_are_dropped) {
+Test(log, without_a_sink_messages_are_dropped)
+{
     gln_log(GLN_LOG_INFO, "nobody %s", "listens");
     cr_assert_str_eq(gln_last_error(), "");
 }
 
-Test(log, the_sink_receives_level_and_text_and_null_takes_it_off) {
+Test(log, the_sink_receives_level_and_text_and_null_takes_it_off)
+{
     seen_t seen = {0};
     gln_log_set_sink(keep, &seen);
     gln_log(GLN_LOG_WARN, "rank %d", 3);
@@ -35,7 +38,8 @@ Test(log, the_sink_receives_level_and_text_and_null_takes_it_off) {
     cr_assert_eq(seen.count, 1);
 }
 
-Test(log, messages_end_after_1023_bytes) {
+Test(log, messages_end_after_1023_bytes)
+{
     seen_t seen = {0};
     gln_log_set_sink(keep, &seen);
     gln_log(GLN_LOG_INFO, "%2000s", "x");
@@ -44,7 +48,8 @@ Test(log, messages_end_after_1023_bytes) {
     cr_assert_eq(strlen(gln_last_error()), 1023);
 }
 
-Test(log, fail_reports_once_remembers_and_returns_its_status) {
+Test(log, fail_reports_once_remembers_and_returns_its_status)
+{
     seen_t seen = {0};
     gln_log_set_sink(keep, &seen);
     cr_assert_eq(gln_fail(GLN_ERR_DATA, "expected %d, found %d", 1, 2), GLN_ERR_DATA);
@@ -54,19 +59,22 @@ Test(log, fail_reports_once_remembers_and_returns_its_status) {
     cr_assert_str_eq(gln_last_error(), "expected 1, found 2");
 }
 
-Test(log, the_last_error_may_be_an_argument_of_the_next) {
+Test(log, the_last_error_may_be_an_argument_of_the_next)
+{
     gln_fail(GLN_ERR_IO, "inner");
     gln_fail(GLN_ERR_IO, "outer: %s", gln_last_error());
     cr_assert_str_eq(gln_last_error(), "outer: inner");
 }
 
-static void *fail_elsewhere(void *out) {
+static void *fail_elsewhere(void *out)
+{
     strcpy(out, gln_last_error());
     gln_fail(GLN_ERR_IO, "theirs");
     return NULL;
 }
 
-Test(log, the_last_error_belongs_to_its_thread) {
+Test(log, the_last_error_belongs_to_its_thread)
+{
     char before[1024] = "unset";
     gln_fail(GLN_ERR_IO, "mine");
     pthread_t thread;
@@ -76,7 +84,8 @@ Test(log, the_last_error_belongs_to_its_thread) {
     cr_assert_str_eq(gln_last_error(), "mine");
 }
 
-Test(log, a_failed_assertion_stops_the_process, .signal = SIGABRT) {
+Test(log, a_failed_assertion_stops_the_process, .signal = SIGABRT)
+{
     GLN_ASSERT(1 + 1 == 2);
     GLN_ASSERT(1 + 1 == 3);
 }

@@ -16,7 +16,8 @@ typedef struct count {
     int threads_count, plain[TASKS_MAX];
 } count_t;
 
-static void count_task(void *ctx, int task, int worker) {
+static void count_task(void *ctx, int task, int worker)
+{
     count_t *count = ctx;
     if (worker < 0 || worker >= count->threads_count) {
         atomic_fetch_add(&count->bad_workers, 1);
@@ -27,7 +28,8 @@ static void count_task(void *ctx, int task, int worker) {
     if (atomic_exchange(&count->last[worker], task) >= task) atomic_fetch_add(&count->descents, 1);
 }
 
-static void check_runs(gln_pool_t *pool, int tasks_count) {
+static void check_runs(gln_pool_t *pool, int tasks_count)
+{
     static count_t count;
     memset(&count, 0, sizeof count);
     for (int w = 0; w < THREADS_MAX; w++)
@@ -42,7 +44,8 @@ static void check_runs(gln_pool_t *pool, int tasks_count) {
     cr_assert_eq(count.descents, 0, "tasks were not claimed in ascending order");
 }
 
-Test(pool, every_task_runs_exactly_once) {
+Test(pool, every_task_runs_exactly_once)
+{
     const int tasks[] = {0, 1, 2, 3, 7, 8, 100, TASKS_MAX};
     for (int threads = 1; threads <= THREADS_MAX; threads += threads < 4 ? 1 : 5) {
         gln_pool_t *pool = NULL;
@@ -54,12 +57,14 @@ Test(pool, every_task_runs_exactly_once) {
     }
 }
 
-static void nap(long us) {
+static void nap(long us)
+{
     struct timespec time = {0, us * 1000};
     nanosleep(&time, NULL);
 }
 
-Test(pool, sleeping_workers_wake_up) {
+Test(pool, sleeping_workers_wake_up)
+{
     gln_pool_t *pool = NULL;
     cr_assert_eq(gln_pool_open(4, &pool), GLN_OK);
     for (int repeat = 0; repeat < 50; repeat++) {
@@ -69,7 +74,9 @@ Test(pool, sleeping_workers_wake_up) {
     gln_pool_close(pool);
 }
 
-static void meet(void *ctx, int task, int worker) {
+static void meet(void *ctx, int task, int worker)
+{
+    (void)task;
     _Atomic int *here = ctx;
     atomic_fetch_add(here, 1);
     for (int i = 0; atomic_load(here) < 3 && i < 50000; i++)
@@ -77,7 +84,8 @@ static void meet(void *ctx, int task, int worker) {
     if (worker != 0) nap(2000); /* so long that the caller falls asleep and must be woken */
 }
 
-Test(pool, tasks_run_at_the_same_time) {
+Test(pool, tasks_run_at_the_same_time)
+{
     gln_pool_t *pool = NULL;
     cr_assert_eq(gln_pool_open(3, &pool), GLN_OK);
     for (int repeat = 0; repeat < 5; repeat++) {
@@ -88,12 +96,14 @@ Test(pool, tasks_run_at_the_same_time) {
     gln_pool_close(pool);
 }
 
-static void keep_thread(void *ctx, int task, int worker) {
+static void keep_thread(void *ctx, int task, int worker)
+{
     pthread_t *threads = ctx;
     if (worker == 0) threads[task] = pthread_self();
 }
 
-Test(pool, the_caller_is_worker_zero) {
+Test(pool, the_caller_is_worker_zero)
+{
     for (int threads_count = 1; threads_count <= 3; threads_count++) {
         gln_pool_t *pool = NULL;
         cr_assert_eq(gln_pool_open(threads_count, &pool), GLN_OK);
@@ -107,7 +117,8 @@ Test(pool, the_caller_is_worker_zero) {
     }
 }
 
-Test(pool, wrong_arguments_are_refused) {
+Test(pool, wrong_arguments_are_refused)
+{
     gln_pool_t *pool = NULL;
     cr_assert_eq(gln_pool_open(0, &pool), GLN_ERR_ARGUMENT);
     cr_assert_eq(gln_pool_open(-3, &pool), GLN_ERR_ARGUMENT);
@@ -117,7 +128,8 @@ Test(pool, wrong_arguments_are_refused) {
     gln_pool_close(NULL);
 }
 
-Test(pool, open_and_close_without_a_run) {
+Test(pool, open_and_close_without_a_run)
+{
     for (int repeat = 0; repeat < 20; repeat++) {
         gln_pool_t *pool = NULL;
         cr_assert_eq(gln_pool_open(1 + repeat % 4, &pool), GLN_OK);
@@ -126,12 +138,14 @@ Test(pool, open_and_close_without_a_run) {
     }
 }
 
-static void run_again(void *ctx, int task, int worker) {
+static void run_again(void *ctx, int task, int worker)
+{
     (void)task, (void)worker;
     gln_pool_run(ctx, 1, run_again, ctx);
 }
 
-Test(pool, a_task_that_calls_run_is_an_assertion, .signal = SIGABRT) {
+Test(pool, a_task_that_calls_run_is_an_assertion, .signal = SIGABRT)
+{
     gln_pool_t *pool = NULL;
     if (gln_pool_open(1, &pool) == GLN_OK) gln_pool_run(pool, 1, run_again, pool);
 }

@@ -19,7 +19,8 @@ static const known_t known[] = {
      {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
 };
 
-Test(rng, philox_gives_the_known_answers) {
+Test(rng, philox_gives_the_known_answers)
+{
     for (int i = 0; i < 3; i++) {
         uint32_t out[4];
         gln_philox(known[i].counter, known[i].key, out);
@@ -28,21 +29,24 @@ Test(rng, philox_gives_the_known_answers) {
 }
 
 /* Fixed for good: initial weights and data order of every checkpoint depend on these. */
-Test(rng, numbers_never_change) {
+Test(rng, numbers_never_change)
+{
     uint64_t stream = gln_rng_stream(GLN_RNG_TEST, 7, 9);
     cr_assert_eq(stream, UINT64_C(0xae3a6059c3654b88));
     cr_assert_eq(gln_rng_u64(1234, stream, 5), UINT64_C(0x880e328bf558897b));
     cr_assert_eq(gln_rng_permute(1234, stream, 1000, 5), 488);
 }
 
-Test(rng, a_u64_is_the_first_half_of_philox_at_index_stream_seed) {
+Test(rng, a_u64_is_the_first_half_of_philox_at_index_stream_seed)
+{
     uint64_t seed = 0x299f31d0a4093822, stream = 0x0370734413198a2e, index = 0x85a308d3243f6a88;
     cr_assert_eq(gln_rng_u64(seed, stream, index), UINT64_C(0x94fdccebd16cfe09));
     cr_assert_eq(gln_rng_uniform(seed, stream, index),
                  (double)(0x94fdccebd16cfe09 >> 11) * 0x1p-53);
 }
 
-Test(rng, streams_differ_by_use_and_by_both_indices) {
+Test(rng, streams_differ_by_use_and_by_both_indices)
+{
     uint64_t seen[5 * 8 * 8];
     int count = 0;
     for (int use = GLN_RNG_INIT; use <= GLN_RNG_TEST; use++)
@@ -54,7 +58,8 @@ Test(rng, streams_differ_by_use_and_by_both_indices) {
             cr_assert_neq(seen[i], seen[j]);
 }
 
-Test(rng, seed_stream_and_index_each_change_the_number) {
+Test(rng, seed_stream_and_index_each_change_the_number)
+{
     uint64_t base = gln_rng_u64(1, 2, 3);
     cr_assert_eq(gln_rng_u64(1, 2, 3), base);
     cr_assert_neq(gln_rng_u64(2, 2, 3), base);
@@ -65,7 +70,8 @@ Test(rng, seed_stream_and_index_each_change_the_number) {
     cr_assert_neq(gln_rng_u64(1, 2, (uint64_t)1 << 32 | 3), base);
 }
 
-Test(rng, uniforms_fill_the_unit_interval) {
+Test(rng, uniforms_fill_the_unit_interval)
+{
     enum { COUNT = 200000, BINS = 20 };
     int bins[BINS] = {0};
     double sum = 0;
@@ -82,7 +88,8 @@ Test(rng, uniforms_fill_the_unit_interval) {
     cr_assert(chi2 < 45, "chi2 %g of 19 degrees of freedom", chi2); /* p = 0.0007 */
 }
 
-Test(rng, normals_have_the_moments_of_a_normal) {
+Test(rng, normals_have_the_moments_of_a_normal)
+{
     enum { COUNT = 200000 };
     double m[5] = {0};
     for (uint64_t i = 0; i < COUNT; i++) {
@@ -98,7 +105,8 @@ Test(rng, normals_have_the_moments_of_a_normal) {
     cr_assert_float_eq(m[4], 3, s * sqrt(96));
 }
 
-Test(rng, permute_is_a_bijection) {
+Test(rng, permute_is_a_bijection)
+{
     const uint64_t counts[] = {1, 2, 3, 4, 5, 7, 8, 16, 17, 100, 1000, 1024, 65536, 65537};
     for (int c = 0; c < 14; c++) {
         for (uint64_t seed = 0; seed < (counts[c] > 1000 ? 1u : 20u); seed++) {
@@ -114,7 +122,8 @@ Test(rng, permute_is_a_bijection) {
     }
 }
 
-Test(rng, permute_works_at_huge_counts) {
+Test(rng, permute_works_at_huge_counts)
+{
     for (uint64_t i = 0; i < 1000; i++)
         cr_assert(gln_rng_permute(1, 2, UINT64_MAX, UINT64_MAX - 1 - i) < UINT64_MAX);
     cr_assert(gln_rng_permute(1, 2, (UINT64_C(1) << 40) + 1, UINT64_C(1) << 40) <= UINT64_C(1)
@@ -122,7 +131,8 @@ Test(rng, permute_works_at_huge_counts) {
 }
 
 /* Every order of 4 should come up about equally often over seeds. */
-Test(rng, permutations_are_spread_over_all_orders) {
+Test(rng, permutations_are_spread_over_all_orders)
+{
     enum { SEEDS = 24000 };
     int orders[256] = {0}, kinds = 0;
     for (uint64_t seed = 0; seed < SEEDS; seed++) {

@@ -3,7 +3,8 @@
 #include <math.h>
 #include <string.h>
 
-Test(tensor, sizes_names_and_accumulators) {
+Test(tensor, sizes_names_and_accumulators)
+{
     cr_assert_eq(gln_dtype_bytes(GLN_F32), 4);
     cr_assert_eq(gln_dtype_bytes(GLN_BF16), 2);
     cr_assert_eq(gln_dtype_bytes(GLN_F64), 8);
@@ -15,14 +16,16 @@ Test(tensor, sizes_names_and_accumulators) {
     cr_assert_eq(gln_dtype_acc(GLN_F64), GLN_F64);
 }
 
-Test(tensor, addresses_step_by_the_element) {
+Test(tensor, addresses_step_by_the_element)
+{
     char data[64];
     cr_assert_eq((char *)gln_at(data, 3, GLN_F32) - data, 12);
     cr_assert_eq((char *)gln_at(data, 3, GLN_BF16) - data, 6);
     cr_assert_eq((char *)gln_at(data, 3, GLN_F64) - data, 24);
 }
 
-Test(tensor, loads_give_back_what_was_stored) {
+Test(tensor, loads_give_back_what_was_stored)
+{
     const gln_dtype_t dtypes[] = {GLN_F32, GLN_BF16, GLN_F64};
     const double values[] = {0.0, -1.5, 384.0, -0x1p-100, INFINITY};
     for (int d = 0; d < 3; d++) {
@@ -34,13 +37,15 @@ Test(tensor, loads_give_back_what_was_stored) {
     }
 }
 
-static uint16_t bf16_of(double value) {
+static uint16_t bf16_of(double value)
+{
     uint16_t half = 0;
     gln_store(&half, 0, GLN_BF16, value);
     return half;
 }
 
-Test(tensor, bf16_rounds_to_nearest_even) {
+Test(tensor, bf16_rounds_to_nearest_even)
+{
     cr_assert_eq(bf16_of(1.0), 0x3f80);
     cr_assert_eq(bf16_of(1.0 + 0x1p-8), 0x3f80);           /* a tie: down to even */
     cr_assert_eq(bf16_of(1.0 + 3 * 0x1p-8), 0x3f82);       /* a tie: up to even */
@@ -50,14 +55,16 @@ Test(tensor, bf16_rounds_to_nearest_even) {
     cr_assert_eq(bf16_of(1e300), 0x7f80);
 }
 
-Test(tensor, bf16_rounds_a_double_once) {
+Test(tensor, bf16_rounds_a_double_once)
+{
     /* as a float these lie on the tie; as a double they do not */
     cr_assert_eq(bf16_of(1.0 + 0x1p-8 + 0x1p-40), 0x3f81);
     cr_assert_eq(bf16_of(1.0 + 3 * 0x1p-8 - 0x1p-40), 0x3f81);
     cr_assert_eq(bf16_of(-1.0 - 0x1p-8 - 0x1p-40), 0xbf81);
 }
 
-Test(tensor, nan_stays_nan) {
+Test(tensor, nan_stays_nan)
+{
     const gln_dtype_t dtypes[] = {GLN_F32, GLN_BF16, GLN_F64};
     for (int d = 0; d < 3; d++) {
         double data = 0;

@@ -4,7 +4,8 @@
 #include <signal.h>
 #include <string.h>
 
-Test(rank_map, nodes_are_numbered_by_their_lowest_rank) {
+Test(rank_map, nodes_are_numbered_by_their_lowest_rank)
+{
     int ids[] = {42, -7, 42, 0, -7, 42};
     const int node[] = {0, 1, 0, 2, 1, 0}, local[] = {0, 0, 1, 0, 1, 2}, ranks[] = {3, 2, 1};
     gln_rank_map_t *map = NULL;
@@ -23,7 +24,8 @@ Test(rank_map, nodes_are_numbered_by_their_lowest_rank) {
     gln_rank_map_close(map);
 }
 
-Test(rank_map, one_rank_and_a_node_for_every_rank) {
+Test(rank_map, one_rank_and_a_node_for_every_rank)
+{
     const int ids[] = {5, 6, 7, 8};
     gln_rank_map_t *map = NULL;
     cr_assert_eq(gln_rank_map_open(ids, 1, &map), GLN_OK);
@@ -37,7 +39,8 @@ Test(rank_map, one_rank_and_a_node_for_every_rank) {
     gln_rank_map_close(NULL);
 }
 
-Test(rank_map, wrong_arguments_are_refused) {
+Test(rank_map, wrong_arguments_are_refused)
+{
     const int ids[] = {0};
     gln_rank_map_t *map = NULL;
     cr_assert_eq(gln_rank_map_open(NULL, 1, &map), GLN_ERR_ARGUMENT);
@@ -47,7 +50,8 @@ Test(rank_map, wrong_arguments_are_refused) {
     cr_assert_null(map);
 }
 
-Test(rank_map, a_rank_outside_is_an_assertion, .signal = SIGABRT) {
+Test(rank_map, a_rank_outside_is_an_assertion, .signal = SIGABRT)
+{
     const int ids[] = {0, 1};
     gln_rank_map_t *map = NULL;
     if (gln_rank_map_open(ids, 2, &map) == GLN_OK) gln_rank_map_node(map, 2);

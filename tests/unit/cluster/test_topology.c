@@ -5,7 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
-Test(topology, counts_of_synthetic_machines) {
+Test(topology, counts_of_synthetic_machines)
+{
     const struct {
         const char *description;
         int packages, numa_nodes, cores, pus;
@@ -27,7 +28,8 @@ Test(topology, counts_of_synthetic_machines) {
     }
 }
 
-Test(topology, synthetic_machines_in_words) {
+Test(topology, synthetic_machines_in_words)
+{
     const struct {
         const char *description, *summary, *binding;
     } machines[] = {
@@ -48,7 +50,8 @@ Test(topology, synthetic_machines_in_words) {
     }
 }
 
-Test(topology, words_are_cut_to_the_place_they_get) {
+Test(topology, words_are_cut_to_the_place_they_get)
+{
     gln_topology_t *topology = NULL;
     char text[16];
     cr_assert_eq(gln_topology_open_synthetic("package:2 numa:1 core:4 pu:2", &topology), GLN_OK);
@@ -69,7 +72,8 @@ Test(topology, words_are_cut_to_the_place_they_get) {
     gln_topology_close(topology);
 }
 
-Test(topology, bad_descriptions_are_refused_with_their_text) {
+Test(topology, bad_descriptions_are_refused_with_their_text)
+{
     gln_topology_t *topology = NULL;
     cr_assert_eq(gln_topology_open_synthetic("package:two", &topology), GLN_ERR_CONFIG);
     cr_assert(strstr(gln_last_error(), "found \"package:two\""));
@@ -81,7 +85,8 @@ Test(topology, bad_descriptions_are_refused_with_their_text) {
     gln_topology_close(NULL);
 }
 
-Test(topology, this_machine_is_consistent) {
+Test(topology, this_machine_is_consistent)
+{
     gln_topology_t *topology = NULL;
     char text[256], features[128];
     cr_assert_eq(gln_topology_open(&topology), GLN_OK);
@@ -99,7 +104,8 @@ Test(topology, this_machine_is_consistent) {
 }
 
 /* Bind this thread to one CPU after another and see it. */
-Test(topology, a_bound_thread_is_seen_as_such) {
+Test(topology, a_bound_thread_is_seen_as_such)
+{
     gln_topology_t *topology = NULL;
     char text[256], wanted[64];
     cr_assert_eq(gln_topology_open(&topology), GLN_OK);
