@@ -72,6 +72,17 @@ static gln_status_t take_old(gln_recorder_t *r, int64_t done)
     return status;
 }
 
+/* A resumed run cannot record what is past: better said than missed in the file. */
+static void warn_missed(const gln_recorder_t *r, int64_t done)
+{
+    for (int s = 0; s < r->steps_count; s++)
+        if (r->steps[s] <= done && !r->have[s])
+            gln_log(GLN_LOG_WARN,
+                    "step %lld is done already and was not recorded; it will be "
+                    "missing in %s",
+                    (long long)r->steps[s], r->path);
+}
+
 static gln_status_t take_memory(gln_recorder_t *r, const gln_recorder_options_t *o)
 {
     const size_t ranks = (size_t)r->parallel->ranks, steps = (size_t)o->steps_count;
@@ -112,7 +123,10 @@ static gln_status_t fill_in(gln_recorder_t *r, const gln_recorder_options_t *o)
     r->sends[0] = bytes;
     for (int i = 0; i < r->parallel->ranks && r->parallel->rank == 0; i++)
         r->receives[i] = bytes;
-    return r->parallel->rank == 0 ? take_old(r, o->done) : GLN_OK;
+    if (r->parallel->rank != 0) return GLN_OK;
+    status = take_old(r, o->done);
+    if (status == GLN_OK) warn_missed(r, o->done);
+    return status;
 }
 
 gln_status_t gln_recorder_open(const gln_parallel_t *p, const gln_recorder_options_t *o,

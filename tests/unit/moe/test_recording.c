@@ -186,6 +186,28 @@ Test(recording, goes_on_with_a_resumed_run)
     gln_test_folder_close(f.folder);
 }
 
+static void count_warnings(void *ctx, gln_log_level_t level, const char *message)
+{
+    *(int *)ctx += level == GLN_LOG_WARN && strstr(message, "step 1 is done") != NULL;
+}
+
+Test(recording, says_what_a_resumed_run_can_no_longer_record)
+{
+    fixture_t f;
+    gln_step_report_t report;
+    int warnings = 0;
+    const int64_t steps[] = {1, 2};
+    make_folder(&f);
+    open_trainer(&f, "train.steps=2");
+    step(&f, &report);
+    gln_log_set_sink(count_warnings, &warnings);
+    cr_assert_eq(gln_trainer_record(f.trainer, steps, 2), GLN_OK);
+    gln_log_set_sink(NULL, NULL);
+    cr_assert_eq(warnings, 1);
+    close_trainer(&f);
+    gln_test_folder_close(f.folder);
+}
+
 Test(recording, refuses_bad_steps_and_a_second_call)
 {
     fixture_t f;
@@ -259,4 +281,34 @@ Test(recording, refuses_other_files_by_tensor)
     gln_recording_t *r = NULL;
     cr_assert_eq(gln_recording_open(gln_test_path(folder, "none"), &r), GLN_ERR_IO);
     gln_test_folder_close(folder);
+}
+
+/* The recording that tests replay: real imbalance, which random logits do not have. */
+Test(recording, the_shipped_one_replays_through_the_router)
+{
+    gln_recording_t *r = NULL;
+    cr_assert_eq(gln_recording_open(GLN_TEST_DATA "/" GLN_RECORDING_NAME, &r), GLN_OK, "%s",
+                 gln_last_error());
+    cr_assert_eq(gln_recording_count(r), 6);
+    for (int i = 0; i < 6; i++) {
+        const gln_recorded_t one = gln_recording_get(r, i);
+        gln_ledger_t sum = {0};
+        fixture_t f = {.run = {.router = {.k = 1,
+                                          .capacity_factor = 1.0,
+                                          .fill = 1,
+                                          .rectify = 1,
+                                          .ir_scope = 1,
+                                          .detach = 1,
+                                          .ir_capacity = INFINITY}}};
+        cr_assert_eq(one.step, i < 3 ? 1 : 100);
+        cr_assert_eq(one.layer, i % 3);
+        cr_assert(one.domains == 4 && one.tokens == 1024 && one.experts == 8);
+        replay(&f, &one, &sum);
+        cr_assert_eq(gln_ledger_check(&sum, "a recorded layer"), GLN_OK);
+        cr_assert_eq(sum.tokens, 4 * 1024);
+        /* even random choices of 1024 tokens over 8 experts overflow by about 3 per cent */
+        cr_assert_gt(sum.overflow * 100, 6 * sum.choices, "step %ld, layer %d: overflow %ld",
+                     (long)one.step, one.layer, (long)sum.overflow);
+    }
+    gln_recording_close(r);
 }
