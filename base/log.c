@@ -12,6 +12,7 @@ enum { MESSAGE_SIZE = 1024 };
 static gln_log_sink_t current_sink;
 static void *current_ctx;
 static _Thread_local char last_error[MESSAGE_SIZE];
+static _Thread_local int held;
 
 static void send_message(gln_log_level_t level, const char *message)
 {
@@ -44,8 +45,13 @@ gln_status_t gln_fail(gln_status_t status, const char *format, ...)
     vsnprintf(message, sizeof message, format, args);
     va_end(args);
     memcpy(last_error, message, strlen(message) + 1);
-    send_message(GLN_LOG_ERROR, message);
+    if (!held) send_message(GLN_LOG_ERROR, message);
     return status;
+}
+
+void gln_log_hold(int hold)
+{
+    held = hold;
 }
 
 const char *gln_last_error(void)

@@ -30,6 +30,10 @@ void gln_log(gln_log_level_t level, const char *format, ...) __attribute__((form
 gln_status_t gln_fail(gln_status_t status, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
+/** 1: from now on errors of this thread are remembered but not sent to the sink; 0: sent again. For
+ * a caller that will report the error itself, with what only it knows (file and line, say). */
+void gln_log_hold(int hold);
+
 /** This thread's last error message, "" if there was none. Valid until the next gln_fail here. */
 const char *gln_last_error(void);
 

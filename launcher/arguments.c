@@ -24,6 +24,9 @@ static const gln_option_text_t texts[GLN_OPTIONS] = {
     [GLN_OPTION_THREADS] = {"--threads", "N", "threads; default: the cores this process may use"},
     [GLN_OPTION_TOKENS] = {"--tokens", "T", "tokens of one domain; default: 2048"},
     [GLN_OPTION_REPEAT] = {"--repeat", "N", "repetitions that are timed; default: 9"},
+    [GLN_OPTION_RECORD_ROUTING] = {"--record-routing", "STEPS",
+                                   "store gate logits of these steps, such as 1,100,300, in "
+                                   "run.dir/routing.safetensors (docs/recording.md)"},
     [GLN_OPTION_GEMM] = {"--gemm", "N", "size of the plain N x N x N product; default: 2048"},
 };
 

@@ -25,6 +25,7 @@ typedef enum gln_option {
     GLN_OPTION_TOKENS,
     GLN_OPTION_REPEAT,
     GLN_OPTION_GEMM,
+    GLN_OPTION_RECORD_ROUTING,
     GLN_OPTIONS
 } gln_option_t;
 

@@ -22,7 +22,7 @@ static const gln_command_t commands[] = {
      "step, save a checkpoint and leave with status 0. mpirun passes SIGUSR1 on (kill -USR1 PID of "
      "mpirun);\n"
      "after Ctrl-C it leaves its ranks about a second.\n",
-     COMMON | BIT(SET) | BIT(JSON), 1, 1, 1, gln_command_train},
+     COMMON | BIT(SET) | BIT(JSON) | BIT(RECORD_ROUTING), 1, 1, 1, gln_command_train},
     {"eval", "RUN_DIR|CHECKPOINT", "loss of a checkpoint on a text",
      "Evaluates the newest checkpoint of a run directory, or the one named, on the validation text "
      "of\n"

@@ -7,6 +7,7 @@
 #include "launcher/command.h"
 #include "launcher/text.h"
 #include "moe/checkpoint.h"
+#include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -57,13 +58,42 @@ static gln_status_t check_folder(gln_train_t *t)
         t->run.run.dir, latest);
 }
 
+/* The steps of --record-routing. */
+static gln_status_t read_record(gln_train_t *t)
+{
+    const char *text = t->arguments->value[GLN_OPTION_RECORD_ROUTING];
+    int64_t last = 0;
+    for (const char *at = text; text;) {
+        char *end = NULL;
+        errno = 0;
+        int64_t step = *at >= '0' && *at <= '9' ? strtoll(at, &end, 10) : 0;
+        if (step <= last || errno || (*end != ',' && *end != 0))
+            return gln_fail(GLN_ERR_ARGUMENT,
+                            "--record-routing: expected steps from 1 that grow, with commas "
+                            "between them, such as 1,100,300; found \"%.200s\"",
+                            text);
+        if (step > t->run.train.steps)
+            return gln_fail(GLN_ERR_ARGUMENT,
+                            "--record-routing: step %lld is past train.steps = %lld",
+                            (long long)step, (long long)t->run.train.steps);
+        if (t->record_count == GLN_TRAIN_RECORD_MAX)
+            return gln_fail(GLN_ERR_ARGUMENT, "--record-routing: at most %d steps",
+                            GLN_TRAIN_RECORD_MAX);
+        t->record[t->record_count++] = last = step;
+        if (*end == 0) return GLN_OK;
+        at = end + 1;
+    }
+    return GLN_OK;
+}
+
 static gln_status_t check_input(gln_train_t *t)
 {
     gln_status_t status = gln_run_options_load(t->source.path, t->source.sets, t->source.sets_count,
                                                t->session.ranks, &t->run);
     if (status != GLN_OK) return status;
     t->validates = t->run.data.valid[0] != 0;
-    status = check_folder(t);
+    status = read_record(t);
+    if (status == GLN_OK) status = check_folder(t);
     if (status == GLN_OK)
         status = gln_source_check_file(&t->source, "data.train", t->run.data.train);
     if (status == GLN_OK && t->validates)
@@ -136,6 +166,10 @@ static gln_status_t prepare(gln_train_t *t)
     status = gln_session_agree(&t->session, create_folder(t));
     if (status != GLN_OK) return status;
     status = gln_session_agree(&t->session, see_folder(t));
+    if (status != GLN_OK) return status;
+    if (t->record_count > 0)
+        status = gln_session_agree(&t->session,
+                                   gln_trainer_record(t->trainer, t->record, t->record_count));
     if (status != GLN_OK) return status;
     t->session.working = true;
     if (t->validates && gln_data_look(t->run.data.valid, &glance) == GLN_OK)

@@ -14,6 +14,8 @@
 extern "C" {
 #endif
 
+enum { GLN_TRAIN_RECORD_MAX = 64 };
+
 typedef struct gln_train {
     const gln_arguments_t *arguments;
     gln_source_t source;
@@ -38,7 +40,9 @@ typedef struct gln_train {
     double line_seconds;
     int64_t gzip_bytes, valid_bytes; /* 0: not measured */
     char checkpoint[GLN_RUN_PATH_MAX];
-    bool stopped; /* by a signal */
+    bool stopped;                         /* by a signal */
+    int64_t record[GLN_TRAIN_RECORD_MAX]; /* steps whose routing is recorded, ascending */
+    int record_count;
 } gln_train_t;
 
 /** What was found, before the first step. */

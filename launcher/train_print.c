@@ -53,9 +53,15 @@ static void print_model(const gln_train_t *t, FILE *out)
             "per token\n",
             (long long)t->run.model.layers, (long long)t->run.model.hidden,
             (long long)t->run.model.experts, (long long)t->run.model.expert_hidden, total, active);
-    fprintf(out, "  router    top-%lld, capacity factor %g, fill-in %s, rectification %s\n",
-            (long long)t->run.router.k, t->run.router.capacity_factor,
-            t->run.router.fill ? "on" : "off", t->run.router.rectify ? "on" : "off");
+    const char *schedule = t->run.router.capacity_schedule;
+    fprintf(out, "  router    %s, k %lld, capacity factor ",
+            choice("router.policy", t->run.router.policy), (long long)t->run.router.k);
+    if (schedule[0])
+        fprintf(out, "%s", schedule);
+    else
+        fprintf(out, "%g", t->run.router.capacity_factor);
+    fprintf(out, ", fill-in %s, rectification %s\n", t->run.router.fill ? "on" : "off",
+            t->run.router.rectify ? "on" : "off");
 }
 
 static gln_status_t print_data(const gln_train_t *t, const char *name, const char *path, FILE *out)

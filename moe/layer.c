@@ -153,6 +153,21 @@ gln_traffic_t gln_layer_traffic(const gln_layer_t *layer)
     return layer->traffic;
 }
 
+gln_status_t gln_layer_bias(const gln_layer_t *layer, float *out)
+{
+    return gln_router_bias(layer->router, out);
+}
+
+gln_status_t gln_layer_set_bias(gln_layer_t *layer, const float *bias)
+{
+    return gln_router_set_bias(layer->router, bias);
+}
+
+gln_status_t gln_layer_update_bias(gln_layer_t *layer, const int64_t *load, double gamma)
+{
+    return gln_router_update_bias(layer->router, load, gamma);
+}
+
 double gln_layer_balance_loss(const gln_layer_t *layer, int local_domain)
 {
     return gln_layer_plan(layer, local_domain)->balance_loss;

@@ -21,6 +21,8 @@ typedef struct gln_layer_options {
     gln_router_options_t router;
     double capacity_factor_max; /* largest factor that forward will be asked for; 0: the router's */
     int forward_only;           /* 1: keep nothing for backward */
+    int balance_global; /* 1: the balance loss looks at the load over all domains (gln_plan_balance)
+                         */
 } gln_layer_options_t;
 
 /* Local parameters of one layer, borrowed. Expert i is global expert first_expert + i. */
@@ -64,6 +66,9 @@ typedef struct gln_layer_step {
     int64_t step;
     double capacity_factor; /* 0: the options' */
     int keep;               /* 1: backward will follow (needs forward_only = 0) */
+    int skip_fill;          /* 1: this call goes without FR */
+    int skip_rectify;       /* 1: this call goes without IR */
+    float *logits;          /* [local_domains * T, E]: receives the gate's logits; NULL: unwanted */
 } gln_layer_step_t;
 
 /** y = MoE(x). COLLECTIVE. Allocates nothing.
@@ -86,6 +91,10 @@ const gln_plan_t *gln_layer_plan(const gln_layer_t *layer, int local_domain);
 gln_ledger_t gln_layer_ledger(const gln_layer_t *layer);
 /** Traffic of the last forward's dispatch plus combine (this rank). */
 gln_traffic_t gln_layer_traffic(const gln_layer_t *layer);
+/** The bias of the layer's router, see gln_router_bias: state that the caller keeps and saves. */
+gln_status_t gln_layer_bias(const gln_layer_t *layer, float *out);
+gln_status_t gln_layer_set_bias(gln_layer_t *layer, const float *bias);
+gln_status_t gln_layer_update_bias(gln_layer_t *layer, const int64_t *load, double gamma);
 /** Auxiliary losses of local domain i in the last forward, without coefficients. */
 double gln_layer_balance_loss(const gln_layer_t *layer, int local_domain);
 double gln_layer_z_loss(const gln_layer_t *layer, int local_domain);

@@ -2,6 +2,7 @@
 #include "moe/layer_internal.h"
 
 #include "base/log.h"
+#include <string.h>
 
 static gln_status_t check(const gln_layer_t *layer, const gln_layer_step_t *step)
 {
@@ -47,9 +48,39 @@ static gln_status_t route_domains(gln_layer_t *layer, const gln_layer_weights_t 
             .seed = step->seed,
             .step = step->step,
             .layer = layer->index,
-            .capacity_factor = step->capacity_factor};
+            .capacity_factor = step->capacity_factor,
+            .skip_fill = step->skip_fill,
+            .skip_rectify = step->skip_rectify};
         status = gln_router_route(layer->router, &input, layer->plans[i]);
     }
+    return status;
+}
+
+static void copy_logits(const gln_layer_t *layer, float *out)
+{
+    const int64_t count =
+        layer->parallel->local_domains * layer->options.tokens * layer->parallel->experts;
+    for (int64_t i = 0; i < count; ++i)
+        out[i] = (float)gln_load(layer->workspace->logits, i, layer->kernels->acc);
+}
+
+/* The load over all domains into every plan's balance loss. Integers: exact in any order. */
+static gln_status_t balance_globally(gln_layer_t *layer)
+{
+    const gln_parallel_t *p = layer->parallel;
+    gln_layer_workspace_t *w = layer->workspace;
+    double choices = 0;
+    memset(w->load, 0, (size_t)p->experts * sizeof *w->load);
+    for (int i = 0; i < p->local_domains; ++i)
+        for (int e = 0; e < p->experts; ++e)
+            w->load[e] += layer->plans[i]->choice_count[e];
+    gln_status_t status = gln_comm_sum_i64(p->comm, w->load, p->experts);
+    for (int e = 0; e < p->experts; ++e)
+        choices += (double)w->load[e];
+    for (int e = 0; e < p->experts; ++e)
+        w->fraction[e] = choices > 0 ? (double)w->load[e] / choices : 0;
+    for (int i = 0; i < p->local_domains && status == GLN_OK; ++i)
+        status = gln_plan_balance(layer->plans[i], w->fraction);
     return status;
 }
 
@@ -128,6 +159,8 @@ gln_status_t gln_layer_forward(gln_layer_t *layer, const gln_layer_weights_t *we
     gln_layer_lap(&mark, &layer->times.router);
     /* a rank that cannot go on says so before anyone waits for its rows */
     status = gln_comm_agree(layer->parallel->comm, status, &rank);
+    if (status == GLN_OK && step->logits) copy_logits(layer, step->logits);
+    if (status == GLN_OK && layer->options.balance_global) status = balance_globally(layer);
     if (status == GLN_OK) status = gln_layer_set_plan(layer);
     if (status == GLN_OK) status = gln_exchange_dispatch(w->exchange, x, w->received_x);
     gln_layer_lap(&mark, &layer->times.exchange);

@@ -53,6 +53,8 @@ struct gln_layer_workspace {
     char *meta;                                   /* [sent_meta_bytes] */
     uint64_t *token_bits;                         /* [T / 64 rounded up] */
     int32_t *token_row;                           /* [T] row of a token in the pair at work */
+    int64_t *load;                                /* [E] choices per expert over all domains */
+    double *fraction;                             /* [E] their shares */
     /* layout of received rows */
     int64_t *instance_next; /* [D/P * L] */
     int32_t *received_next; /* [received_rows] */

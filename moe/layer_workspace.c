@@ -163,6 +163,8 @@ static void layout(gln_layer_workspace_t *w)
     w->token_bits = take(arena, (b->tokens + 63) / 64, 8);
     w->token_row = take(arena, b->tokens, 4);
     w->instance_next = take(arena, b->local_domains * b->per_domain, 8);
+    w->load = take(arena, b->experts, sizeof *w->load);
+    w->fraction = take(arena, b->experts, sizeof *w->fraction);
     w->received_next = take(arena, b->received_rows, 4);
     w->combine_weight = take(arena, routes, e);
     w->logits = take(arena, tokens * b->experts, e);

@@ -39,6 +39,7 @@ static void fill_defaults(gln_model_options_t *o)
     if (o->rope_theta == 0) o->rope_theta = 10000;
     if (o->norm_eps == 0) o->norm_eps = 1e-5;
     if (o->init_std == 0) o->init_std = 0.02;
+    if (gln_policy_has_bias(o->router.policy)) o->bias = 1;
 }
 
 /* ---- parameters ---------------------------------------------------------------------------------
@@ -79,11 +80,16 @@ static void list_parameters(gln_model_t *m)
         b->qkv = add_block(m, i, "attn.qkv", h, m->qkv_width, std);
         b->out = add_block(m, i, "attn.out", (int64_t)o->heads * o->head_dim, h, out_std);
         b->ffn_norm = add_block(m, i, "ffn_norm", h, 0, 0);
-        b->gate = b->gate_up = b->down = b->dense_gate_up = b->dense_down = -1;
+        b->bias = b->gate = b->gate_up = b->down = b->dense_gate_up = b->dense_down = -1;
         if (has_experts) {
             b->gate = add_block(m, i, "moe.gate", h, o->experts, std);
             b->gate_up = add_experts(m, i, "gate_up", h, 2 * f, std);
             b->down = add_experts(m, i, "down", f, h, out_std);
+            if (o->bias) {
+                char name[GLN_PARAM_NAME_MAX];
+                snprintf(name, sizeof name, "layers.%d.moe.bias", i);
+                b->bias = gln_params_add_state(m->params, name, o->experts);
+            }
             m->moe_layers++;
         }
         b->dense_hidden = has_experts ? o->shared_hidden : o->dense_hidden;
@@ -178,6 +184,10 @@ static void layout(gln_model_t *m, gln_arena_t *a)
     m->logits = gln_arena_take(a, (size_t)m->chunk * (size_t)m->o.vocabulary * acc);
     m->loss = gln_arena_take(a, n * acc);
     m->dense_act = gln_arena_take(a, n * f * item);
+    if (m->has_bias) {
+        m->load = gln_arena_take(a, (size_t)m->moe_layers * (size_t)m->o.experts * sizeof *m->load);
+        m->bias = gln_arena_take(a, (size_t)m->o.experts * sizeof *m->bias);
+    }
     m->partial = gln_arena_take(a, d * 4 * sizeof(double));
     m->partial_rows = gln_arena_take(a, d * sizeof(void *));
     if (!m->training) return;
@@ -203,6 +213,8 @@ static gln_status_t open_layers(gln_model_t *m)
                                          .hidden = m->o.hidden,
                                          .expert_hidden = m->o.expert_hidden,
                                          .router = m->o.router,
+                                         .capacity_factor_max = m->o.capacity_factor_max,
+                                         .balance_global = m->o.balance_global,
                                          .forward_only = !m->training};
     if (m->moe_layers == 0) return GLN_OK;
     gln_status_t status = gln_layer_workspace_open(m->parallel, m->k, &options, &m->workspace);
@@ -245,6 +257,7 @@ gln_status_t gln_model_open(const gln_parallel_t *parallel, gln_kernels_t *kerne
     m->k = kernels;
     m->o = *options;
     fill_defaults(&m->o);
+    m->has_bias = gln_policy_has_bias(m->o.router.policy);
     m->training = training;
     m->blocks = blocks;
     m->tokens = sequences * m->o.sequence;
@@ -296,6 +309,56 @@ gln_model_bytes_t gln_model_bytes(const gln_model_t *m)
     for (int i = 0; i < m->o.layers; i++)
         if (m->blocks[i].layer) bytes.activations += gln_layer_bytes(m->blocks[i].layer);
     return bytes;
+}
+
+/* ---- the routers' bias --------------------------------------------------------------------------
+ */
+
+void gln_model_reset_load(gln_model_t *m)
+{
+    if (m->has_bias)
+        memset(m->load, 0, (size_t)m->moe_layers * (size_t)m->o.experts * sizeof *m->load);
+}
+
+/* Choices of a call that trains. */
+static void count_load(gln_model_t *m)
+{
+    int64_t *load = m->load;
+    for (int i = 0; i < m->o.layers; i++) {
+        if (!m->blocks[i].layer) continue;
+        for (int d = 0; d < m->parallel->local_domains; d++) {
+            const gln_plan_t *plan = gln_layer_plan(m->blocks[i].layer, d);
+            for (int e = 0; e < m->o.experts; e++)
+                load[e] += plan->choice_count[e];
+        }
+        load += m->o.experts;
+    }
+}
+
+gln_status_t gln_model_load_bias(gln_model_t *m, const block_t *b)
+{
+    const void *w = gln_model_weight(m, b->bias);
+    for (int e = 0; e < m->o.experts; e++)
+        m->bias[e] = (float)gln_load(w, e, m->params->acc);
+    return gln_layer_set_bias(b->layer, m->bias);
+}
+
+gln_status_t gln_model_update_bias(gln_model_t *m, double gamma)
+{
+    if (!m->has_bias) return GLN_OK;
+    int64_t *load = m->load;
+    gln_status_t status = gln_comm_sum_i64(m->parallel->comm, load, m->moe_layers * m->o.experts);
+    for (int i = 0; i < m->o.layers && status == GLN_OK; i++) {
+        const block_t *b = &m->blocks[i];
+        if (!b->layer) continue;
+        status = gln_layer_update_bias(b->layer, load, gamma);
+        if (status == GLN_OK) status = gln_layer_bias(b->layer, m->bias);
+        for (int e = 0; e < m->o.experts && status == GLN_OK; e++)
+            gln_store(gln_model_weight(m, b->bias), e, m->params->acc, m->bias[e]);
+        load += m->o.experts;
+    }
+    gln_model_reset_load(m);
+    return status;
 }
 
 /* ---- one call -----------------------------------------------------------------------------------
@@ -365,6 +428,7 @@ gln_status_t gln_model_run(gln_model_t *m, const gln_model_call_t *call, gln_mod
         return gln_fail(GLN_ERR_ARGUMENT, "backward needs a training model and targets");
     gln_status_t status = gln_model_forward(m, call);
     if (status == GLN_OK && call->target) status = gln_model_loss(m, call);
+    if (status == GLN_OK && call->backward && m->has_bias) count_load(m);
     if (status == GLN_OK && call->backward) status = gln_model_backward(m, call);
     if (status == GLN_OK) status = reduce_losses(m, call, &r);
     if (status == GLN_OK) status = reduce_ledgers(m, &r);
@@ -400,6 +464,13 @@ static const gln_layer_t *moe_layer(const gln_model_t *m, int index)
     for (int i = 0; i < m->o.layers; i++)
         if (m->blocks[i].layer && index-- == 0) return m->blocks[i].layer;
     return NULL;
+}
+
+int gln_model_moe_layer_index(const gln_model_t *m, int index)
+{
+    for (int i = 0; i < m->o.layers; i++)
+        if (m->blocks[i].layer && index-- == 0) return i;
+    return -1;
 }
 
 gln_ledger_t gln_model_layer_ledger(const gln_model_t *m, int index)

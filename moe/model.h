@@ -28,6 +28,9 @@ typedef struct gln_model_options {
     double norm_eps;       /* 0: 1e-5 */
     double init_std;       /* 0: 0.02 */
     gln_router_options_t router;
+    double capacity_factor_max; /* largest factor that calls will ask for; 0: the router's */
+    int balance_global;         /* 1: the balance loss looks at the load over all domains */
+    int bias; /* 1: MoE layers have a bias parameter; always so if the router's policy has one */
 } gln_model_options_t;
 
 typedef struct gln_model gln_model_t;
@@ -60,6 +63,10 @@ typedef struct gln_model_call {
     int backward;      /* 1: gradients += (needs training = 1) */
     double loss_scale; /* factor on every token's loss gradient: 1 / tokens of the global batch */
     double aux_scale;  /* factor on the auxiliary losses: 1 / (domains * micro-batches) */
+    double capacity_factor; /* 0: the router's */
+    int skip_fill, skip_rectify;
+    float *
+        logits; /* [MoE layers, local_domains * T, E]: receives the gates' logits; NULL: unwanted */
 } gln_model_call_t;
 
 typedef struct gln_model_result {
@@ -78,6 +85,15 @@ gln_status_t gln_model_run(gln_model_t *model, const gln_model_call_t *call,
 /** Logits of one row of the last forward (row in [0, local_domains * T)), [V] acc. */
 gln_status_t gln_model_logits(gln_model_t *model, int64_t row, void *logits);
 
+/** Choices per expert and MoE layer are counted over all calls with backward = 1. Forget them. */
+void gln_model_reset_load(gln_model_t *model);
+/** Move the bias of every MoE layer by gamma against the load counted since the last reset, over
+ * all domains; nothing where the policy has no bias. Also writes it to the parameters
+ * "layers.N.moe.bias", from which every call takes it. COLLECTIVE. */
+gln_status_t gln_model_update_bias(gln_model_t *model, double gamma);
+
+/** Index in the model of MoE layer i (the N of its parameters' names). */
+int gln_model_moe_layer_index(const gln_model_t *model, int moe_layer);
 /** Number of MoE layers, and ledger of one of them over this rank's domains in the last call. */
 int gln_model_moe_layers(const gln_model_t *model);
 gln_ledger_t gln_model_layer_ledger(const gln_model_t *model, int moe_layer);

@@ -88,16 +88,23 @@ static gln_status_t dense(gln_model_t *m, block_t *b, void *next)
 }
 
 static gln_status_t feed_forward(gln_model_t *m, block_t *b, const gln_model_call_t *call,
-                                 void *next)
+                                 float *logits, void *next)
 {
     const int64_t elements = m->rows * m->o.hidden;
     gln_status_t status = norm(m, b->mid, b->ffn_norm, b->ffn_in, b->ffn_rstd);
     if (status != GLN_OK) return status;
     if (b->layer) {
         const gln_layer_weights_t weights = gln_model_layer_weights(m, b);
-        const gln_layer_step_t step = {
-            .seed = call->seed, .step = call->step, .keep = call->backward};
-        status = gln_layer_forward(b->layer, &weights, &step, b->ffn_in, next);
+        const gln_layer_step_t step = {.seed = call->seed,
+                                       .step = call->step,
+                                       .keep = call->backward,
+                                       .capacity_factor = call->capacity_factor,
+                                       .skip_fill = call->skip_fill,
+                                       .skip_rectify = call->skip_rectify,
+                                       .logits = logits};
+        if (m->has_bias) status = gln_model_load_bias(m, b);
+        if (status == GLN_OK)
+            status = gln_layer_forward(b->layer, &weights, &step, b->ffn_in, next);
         if (status != GLN_OK) return status;
         status = m->k->ops->add(m->k, elements, b->mid, next);
     } else {
@@ -116,11 +123,13 @@ gln_status_t gln_model_forward(gln_model_t *m, const gln_model_call_t *call)
                                               .table = gln_model_weight(m, m->embed),
                                               .ids = call->ids,
                                               .out = m->blocks[0].x});
+    float *logits = call->logits;
     for (int i = 0; i < m->o.layers && status == GLN_OK; i++) {
         block_t *b = &m->blocks[i];
         void *next = i + 1 < m->o.layers ? m->blocks[i + 1].x : m->last;
         status = attention(m, b);
-        if (status == GLN_OK) status = feed_forward(m, b, call, next);
+        if (status == GLN_OK) status = feed_forward(m, b, call, logits, next);
+        if (b->layer && logits) logits += m->rows * m->o.experts;
     }
     if (status != GLN_OK) return status;
     return norm(m, m->last, m->norm, m->last_in, m->last_rstd);

@@ -7,6 +7,7 @@
 /* One block: indices of its parameters and the activations it keeps. */
 typedef struct block {
     int attn_norm, qkv, out, ffn_norm; /* parameters */
+    int bias;                          /* MoE, the router's; -1: none */
     int gate, gate_up, down;           /* MoE; gate_up and down are expert 0's, the others follow */
     int dense_gate_up, dense_down;     /* dense layer, or shared expert; -1: none */
     int64_t dense_hidden;
@@ -51,6 +52,9 @@ struct gln_model {
     void **gate_grad, **gate_up_grad, **down_grad; /* pointers handed to a layer */
     double *partial;                               /* [local_domains, 4] sums per domain */
     void **partial_rows;                           /* [local_domains] */
+    int has_bias;  /* the router of this model uses the bias parameters */
+    int64_t *load; /* [moe_layers, E] choices since the last reset; with has_bias */
+    float *bias;   /* [E] scratch */
     gln_arena_t arena;
 };
 
@@ -66,6 +70,9 @@ gln_status_t gln_model_project(gln_model_t *m, const void *a, int64_t in, int we
 
 /* Arguments of a block's attention, over its kept activations. */
 gln_attention_t gln_model_attention(const gln_model_t *m, const block_t *b);
+
+/* The bias parameter of a block into its layer's router. */
+gln_status_t gln_model_load_bias(gln_model_t *m, const block_t *b);
 
 gln_status_t gln_model_forward(gln_model_t *m, const gln_model_call_t *call);
 gln_status_t gln_model_backward(gln_model_t *m, const gln_model_call_t *call);

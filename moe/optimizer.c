@@ -134,9 +134,10 @@ gln_status_t gln_optimizer_step(gln_optimizer_t *x, int64_t t, double *grad_norm
         int j = i + 1;
         while (j < p->count && first->local && p->items[j].local &&
                (p->items[j].expert < 0) == (first->expert < 0) &&
-               p->items[j].decay == first->decay && p->items[j].offset == first->offset + count)
+               p->items[j].decay == first->decay && p->items[j].state == first->state &&
+               p->items[j].offset == first->offset + count)
             count += p->items[j++].count;
-        if (first->local) status = update(x, first, count, t, scale);
+        if (first->local && !first->state) status = update(x, first, count, t, scale);
         i = j;
     }
     if (status == GLN_OK) *grad_norm = norm;

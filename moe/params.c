@@ -89,6 +89,13 @@ int gln_params_add(gln_params_t *params, const char *name, int64_t dim0, int64_t
     return params->count++;
 }
 
+int gln_params_add_state(gln_params_t *params, const char *name, int64_t dim0)
+{
+    int index = gln_params_add(params, name, dim0, 0, -1, 0.0);
+    if (index >= 0) params->items[index].state = 1;
+    return index;
+}
+
 /* One pass over the arena: counts the first time, hands out addresses the second. */
 static void layout(gln_params_t *params, int training)
 {
@@ -137,7 +144,8 @@ void gln_params_init(gln_params_t *params, uint64_t seed)
         if (!w) continue;
         uint64_t stream = gln_rng_stream(GLN_RNG_INIT, (uint64_t)i, 0);
         for (int64_t j = 0; j < param->count; j++) {
-            double value = param->init_std == 0.0
+            double value = param->state ? 0.0
+                           : param->init_std == 0.0
                                ? 1.0
                                : param->init_std * gln_rng_normal(seed, stream, (uint64_t)j);
             gln_store(w, j, params->acc, value);

@@ -23,6 +23,7 @@ typedef struct gln_param {
     int64_t offset;  /* element offset in its flat buffer (dense or expert) */
     int local;       /* 1: this rank holds it (always for dense) */
     int decay;       /* 1: weight decay applies (matrices), 0: not (norms) */
+    int state;       /* 1: no weight but state of a layer: the optimizer leaves it alone */
     double init_std; /* standard deviation of the initial normal; 0: initialised to ones */
 } gln_param_t;
 
@@ -59,6 +60,8 @@ gln_status_t gln_params_open(const gln_parallel_t *parallel, gln_dtype_t acc, gl
  * it). Dims out of range, long names and adding after commit are assertions. */
 int gln_params_add(gln_params_t *params, const char *name, int64_t dim0, int64_t dim1, int expert,
                    double init_std);
+/** A dense vector that no gradient reaches, zero at first: saved and restored with the rest. */
+int gln_params_add_state(gln_params_t *params, const char *name, int64_t dim0);
 /** @param training 1: moments and gradients too, all zero; 0: weights alone
  *  @return GLN_OK; GLN_ERR_MEMORY. */
 gln_status_t gln_params_commit(gln_params_t *params, int training);

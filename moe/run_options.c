@@ -1,15 +1,23 @@
 /* The schema of a run file, and the rules that involve several keys. */
 #include "moe/run_options.h"
 
+#include "moe/run_router.h"
+
 #include <math.h>
 #include <string.h>
 
-static const char *const policies[] = {"topk", NULL};
-static const char *const priorities[] = {"score", "max", "position", "random", NULL};
+#define NAME(upper, name) #name,
+static const char *const policies[] = {GLN_POLICIES(NAME) NULL};
+static const char *const eval_policies[] = {"train", GLN_POLICIES(NAME) NULL};
+#undef NAME
+/* in the order of the router's enums */
+static const char *const switches[] = {"false", "true", "auto", NULL};
+static const char *const priorities[] = {"auto", "max", "position", "random", "score", NULL};
 static const char *const fill_keys[] = {"next", "max", NULL};
 static const char *const ir_token_sets[] = {"auto", "none_left", "any_lost", NULL};
 static const char *const ir_scales[] = {"k", "k_gate", NULL};
-static const char *const weight_forms[] = {"normalized", "p", "topk_softmax", NULL};
+static const char *const weight_forms[] = {"auto", "p", "topk_softmax", "normalized", NULL};
+static const char *const balances[] = {"domain", "global", NULL};
 static const char *const backends[] = {"cpu", "ref", NULL};
 static const char *const dtypes[] = {"f32", "f64", NULL};
 static const char *const routings[] = {"dropless", "train", NULL};
@@ -57,25 +65,43 @@ static const gln_config_field_t fields[] = {
     REAL(model.init_std, 1e-6, 10, "0.02", "standard deviation of initial weights"),
 
     CHOICE(router.policy, policies, "topk", "who selects"),
-    INT(router.k, 1, 1 << 20, "1", "routes per token; at most experts"),
-    REAL(router.capacity_factor, 0, INFINITY, "1.0",
-         "slots / (k T / E); inf: dropless; 0 gives no slot"),
+    INT(router.k, 0, 1 << 20, "0", "routes per token; at most experts; 0: the policy's"),
+    REAL(router.capacity_factor, -1, INFINITY, "-1",
+         "slots / (k T / E); inf: dropless; 0 gives no slot; -1: the policy's"),
+    TEXT(router.capacity_schedule, "",
+         "factors by steps done, \"0:2.0,100:1.25\"; empty: capacity_factor throughout"),
     INT(router.min_capacity, 0, LARGE, "0", "slots per (domain, expert) at least"),
-    CHOICE(router.priority, priorities, "score", "who is served first among equal choice ranks"),
-    BOOL(router.fill, "true", "fill-in rectification: padded slots go to next-best tokens"),
+    CHOICE(router.priority, priorities, "auto",
+           "who is served first among equal choice ranks; auto: the policy's"),
+    CHOICE(router.fill, switches, "auto",
+           "fill-in rectification: padded slots go to next-best tokens; auto: with topk"),
+    INT(router.fill_from, 0, 1e12, "0", "fill-in begins when this many steps are done"),
     CHOICE(router.fill_key, fill_keys, "next",
            "fill-in candidates ranked by their next or largest p"),
     INT(router.fill_rank, 0, 1 << 20, "0", "the candidate is the token's r-th expert; 0: k + 1"),
-    BOOL(router.rectify, "true", "intra-device rectification of tokens that lost routes"),
+    CHOICE(router.rectify, switches, "auto",
+           "intra-device rectification of tokens that lost routes; auto: with topk"),
+    INT(router.rectify_from, 0, 1e12, "0", "rectification begins when this many steps are done"),
     CHOICE(router.ir_tokens, ir_token_sets, "auto", "who is short; auto: none_left for k = 1"),
     BOOL(router.ir_exclude, "false", "rectify only to experts that do not serve the token yet"),
     REAL(router.ir_capacity, 1, INFINITY, "inf", "rectified rows per local expert and domain"),
     INT(router.ir_scope, 1, 1 << 20, "1", "domains whose experts count as local"),
     CHOICE(router.ir_scale, ir_scales, "k",
            "multiplicity counts from k, or k + 1 where fill is on"),
-    CHOICE(router.weight, weight_forms, "normalized", "weights of the routes served"),
-    BOOL(router.detach, "true", "the weights' denominator gets no gradient"),
-    REAL(router.balance_coef, 0, 1e6, "0.01", "coefficient of the Switch balance loss"),
+    CHOICE(router.weight, weight_forms, "auto", "weights of the routes served; auto: the policy's"),
+    CHOICE(router.detach, switches, "auto",
+           "the weights' denominator gets no gradient; auto: the policy's"),
+    INT(router.group_count, 0, 1 << 20, "0", "deepseek_v3: groups of experts; 0: 1"),
+    INT(router.group_topk, 0, 1 << 20, "0", "deepseek_v3: groups a token may use; 0: all"),
+    REAL(router.route_scale, 0, 1e6, "0", "deepseek_v3: factor on all weights; 0: 1"),
+    REAL(router.bias_rate, 0, 1e3, "0.001",
+         "deepseek_v3: step of the selection bias, once per optimizer step"),
+    INT(router.sinkhorn_iterations, 0, LARGE, "0", "sinkhorn: at most; 0: 100"),
+    REAL(router.sinkhorn_tolerance, 0, 1e6, "0", "sinkhorn: mean change to stop at; 0: 1e-4"),
+    CHOICE(router.balance, balances, "domain",
+           "load that the balance loss looks at: a domain's, or all domains' of a micro-batch"),
+    REAL(router.balance_coef, -1, 1e6, "-1",
+         "coefficient of the balance loss; -1: 0.01, 0 where the policy balances by itself"),
     REAL(router.z_coef, 0, 1e6, "0.001", "coefficient of the router z-loss"),
 
     INT(parallel.domains, 0, 1 << 20, "0", "domains D, part of the run's meaning; 0: one per rank"),
@@ -107,7 +133,13 @@ static const gln_config_field_t fields[] = {
     INT(eval.every, 0, 1e12, "0", "steps between validations; 0: only at the end"),
     INT(eval.windows, 0, 1e12, "0", "validation windows; 0: the whole file"),
     CHOICE(eval.routing, routings, "dropless",
-           "dropless: causal top-k without capacity; or as trained"),
+           "dropless: without capacity, fill-in and rectification; or as trained"),
+    CHOICE(eval.policy, eval_policies, "train",
+           "another policy on the same weights; train: the training's"),
+    REAL(eval.capacity_factor, -1, INFINITY, "-1",
+         "with eval.routing train: another factor; -1: the training's at that step"),
+    CHOICE(eval.fill, switches, "auto", "with eval.routing train; auto: as in training"),
+    CHOICE(eval.rectify, switches, "auto", "with eval.routing train; auto: as in training"),
 
     TEXT(run.dir, NULL, "run directory: config, metrics, checkpoints, report"),
     CHOICE(run.resume, resumes, "auto", "auto: continue from the newest checkpoint in run.dir"),
@@ -135,7 +167,7 @@ static gln_status_t check_model(const gln_config_t *c, const gln_run_options_t *
     if (r->router.k > r->model.experts)
         return gln_config_fail(c, "router.k", "at most model.experts = %lld, found %lld",
                                (long long)r->model.experts, (long long)r->router.k);
-    if (r->router.fill_rank != 0 && r->router.fill_rank <= r->router.k)
+    if (r->router.k != 0 && r->router.fill_rank != 0 && r->router.fill_rank <= r->router.k)
         return gln_config_fail(c, "router.fill_rank",
                                "0 or at least router.k + 1 = %lld, found %lld",
                                (long long)r->router.k + 1, (long long)r->router.fill_rank);
@@ -200,6 +232,7 @@ gln_status_t gln_run_options_load(const char *path, const char *const *overrides
     if (run.parallel.domains == 0) run.parallel.domains = ranks;
     status = check_model(config, &run);
     if (status == GLN_OK) status = check_parallel(config, &run, ranks);
+    if (status == GLN_OK) status = gln_run_router_resolve(config, &run);
     if (status == GLN_OK && run.data.train[0] == 0)
         status = gln_config_fail(config, "data.train", "must name a file, found an empty text");
     if (status == GLN_OK && run.run.dir[0] == 0)
@@ -211,30 +244,6 @@ gln_status_t gln_run_options_load(const char *path, const char *const *overrides
         run.model.dense_hidden = run.router.k * run.model.expert_hidden;
     *out = run;
     return GLN_OK;
-}
-
-static gln_router_options_t router_options(const gln_run_options_t *run)
-{
-    return (gln_router_options_t){
-        .k = (int)run->router.k,
-        /* 0 means "default" to the library; here it was said: the smallest factor gives no slot */
-        .capacity_factor = run->router.capacity_factor > 0 ? run->router.capacity_factor : 1e-300,
-        .min_capacity = (int)run->router.min_capacity,
-        .priority = (gln_priority_t)run->router.priority,
-        .fill = run->router.fill,
-        .fill_key = (gln_fill_key_t)run->router.fill_key,
-        .fill_rank = (int)run->router.fill_rank,
-        .rectify = run->router.rectify,
-        .ir_tokens = (gln_ir_tokens_t)run->router.ir_tokens,
-        .ir_exclude = run->router.ir_exclude,
-        .ir_capacity = isinf(run->router.ir_capacity) ? 0 : (int64_t)run->router.ir_capacity,
-        .ir_scope = (int)run->router.ir_scope,
-        .ir_scale = (gln_ir_scale_t)run->router.ir_scale,
-        .weight = (gln_route_weight_t)run->router.weight,
-        .attached = !run->router.detach,
-        .balance_coef = run->router.balance_coef,
-        .z_coef = run->router.z_coef,
-    };
 }
 
 gln_model_options_t gln_run_model_options(const gln_run_options_t *run)
@@ -255,6 +264,9 @@ gln_model_options_t gln_run_model_options(const gln_run_options_t *run)
         .rope_theta = run->model.rope_theta,
         .norm_eps = run->model.norm_eps,
         .init_std = run->model.init_std,
-        .router = router_options(run),
+        .router = gln_run_router_options(run),
+        .capacity_factor_max = gln_run_capacity_max(run),
+        .balance_global = run->router.balance == 1,
+        .bias = gln_policy_has_bias((gln_policy_t)run->router.policy),
     };
 }

@@ -27,8 +27,11 @@ typedef struct gln_run_options {
         int rectify, ir_tokens, ir_exclude;
         double ir_capacity;
         int64_t ir_scope;
-        int ir_scale, weight, detach;
-        double balance_coef, z_coef;
+        int ir_scale, weight, detach; /* fill, rectify, detach: 0 false, 1 true, 2 auto */
+        int balance;                  /* 0: domain, 1: global */
+        int64_t group_count, group_topk, sinkhorn_iterations, fill_from, rectify_from;
+        double balance_coef, z_coef, route_scale, bias_rate, sinkhorn_tolerance;
+        char capacity_schedule[GLN_CONFIG_TEXT_MAX];
     } router;
     struct {
         int64_t domains, expert_replicas, threads;
@@ -44,7 +47,10 @@ typedef struct gln_run_options {
     } data;
     struct {
         int64_t every, windows;
-        int routing; /* 0: dropless, causal top-k; 1: as in training */
+        int routing; /* 0: dropless; 1: as in training, but for what follows */
+        int policy;  /* 0: the training's; otherwise gln_policy_t + 1 */
+        int fill, rectify;
+        double capacity_factor; /* below 0: the training's */
     } eval;
     struct {
         char dir[GLN_CONFIG_TEXT_MAX];
@@ -58,13 +64,27 @@ const gln_config_field_t *gln_run_fields(int *count);
 
 /** Load and cross-check a run file (P ranks): every rule that involves several keys, in
  * gln_config_fail form. parallel.domains 0 becomes P; dense_hidden and head_dim get their derived
- * values.
+ * values; the router's keys those of the policy where they were left to it.
  *  @return GLN_OK; GLN_ERR_CONFIG; nothing is written on error. */
 gln_status_t gln_run_options_load(const char *path, const char *const *overrides,
                                   int overrides_count, int ranks, gln_run_options_t *out);
 
 /** The model part in the form gln_model_open takes. */
 gln_model_options_t gln_run_model_options(const gln_run_options_t *run);
+
+/** The router of training, at its own capacity factor. */
+gln_router_options_t gln_run_router_options(const gln_run_options_t *run);
+/** The router of evaluation. eval.routing dropless: no capacity, fill-in or rectification (policy
+ * expert_choice, which would give every token to every expert, becomes top-k with weight p);
+ * train: the training's, but for eval.policy, eval.capacity_factor, eval.fill, eval.rectify. */
+gln_router_options_t gln_run_eval_router_options(const gln_run_options_t *run);
+/** 1: evaluation routes as training does, step for step. */
+int gln_run_eval_is_train(const gln_run_options_t *run);
+
+/** Capacity factor when `done` optimizer steps are done, as a router takes it (never 0). */
+double gln_run_capacity_factor(const gln_run_options_t *run, int64_t done);
+/** The largest of the run. */
+double gln_run_capacity_max(const gln_run_options_t *run);
 
 #ifdef __cplusplus
 }

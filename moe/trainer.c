@@ -6,6 +6,7 @@
 #include "base/log.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -17,6 +18,29 @@ double gln_seconds(void)
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Whether evaluation takes its capacity factor from the schedule. */
+static int eval_is_scheduled(const gln_trainer_t *x)
+{
+    return x->run.eval.routing == 1 && x->run.eval.capacity_factor < 0;
+}
+
+/* What the schedules say about the step that follows. */
+static void set_schedule(const gln_trainer_t *x, gln_model_call_t *call)
+{
+    call->capacity_factor = gln_run_capacity_factor(&x->run, x->at);
+    call->skip_fill = x->at < x->run.router.fill_from;
+    call->skip_rectify = x->at < x->run.router.rectify_from;
+}
+
+/* The same for evaluation as trained: what the run file says about evaluation goes first. */
+static void set_eval_schedule(const gln_trainer_t *x, gln_model_call_t *call)
+{
+    set_schedule(x, call);
+    if (!eval_is_scheduled(x)) call->capacity_factor = 0;
+    if (x->run.eval.fill != 2) call->skip_fill = 0;
+    if (x->run.eval.rectify != 2) call->skip_rectify = 0;
 }
 
 static gln_status_t open_data(gln_trainer_t *x)
@@ -46,17 +70,17 @@ static gln_status_t open_kernels(gln_trainer_t *x)
     return gln_comm_agree(x->comm, status, &rank);
 }
 
-/* A model that evaluates with plain, dropless top-k on the trainer's weights: a token's loss then
- * depends on its past alone. Few sequences at a time keep its worst-case buffers small. */
+/* A model that evaluates with another router on the trainer's weights. Dropless, a token's loss
+ * depends on its past alone (where the policy is causal), and few sequences at a time keep its
+ * worst-case buffers small; with capacity a domain has as many tokens as in training. */
 static gln_status_t open_eval_model(gln_trainer_t *x)
 {
     gln_model_options_t options = gln_run_model_options(&x->run);
     int64_t few = 1024 / x->run.model.sequence;
     if (few < 1) few = 1;
-    if (few < x->eval_sequences) x->eval_sequences = few;
-    options.router.capacity_factor = INFINITY;
-    options.router.fill = 0;
-    options.router.rectify = 0;
+    if (x->run.eval.routing == 0 && few < x->eval_sequences) x->eval_sequences = few;
+    options.router = gln_run_eval_router_options(&x->run);
+    if (!eval_is_scheduled(x)) options.capacity_factor_max = 0;
     return gln_model_open(&x->parallel, x->kernels, &options, x->eval_sequences, 0,
                           gln_model_params(x->model), &x->eval_model);
 }
@@ -71,7 +95,7 @@ static gln_status_t open_models(gln_trainer_t *x)
     x->eval_sequences = x->sequences;
     gln_status_t status =
         gln_model_open(&x->parallel, x->kernels, &options, x->sequences, training, NULL, &x->model);
-    if (status == GLN_OK && x->valid && run->eval.routing == 0) status = open_eval_model(x);
+    if (status == GLN_OK && x->valid && !gln_run_eval_is_train(run)) status = open_eval_model(x);
     if (status == GLN_OK && training) {
         const gln_optimizer_options_t o = {.lr = run->train.lr,
                                            .lr_min = run->train.lr_min,
@@ -121,6 +145,7 @@ gln_status_t gln_trainer_open(gln_comm_t *comm, const gln_run_options_t *run,
 void gln_trainer_close(gln_trainer_t *x)
 {
     if (!x) return;
+    gln_recorder_close(x->recorder);
     free(x->target);
     free(x->ids);
     gln_optimizer_close(x->optimizer);
@@ -142,6 +167,23 @@ int64_t gln_trainer_at(const gln_trainer_t *x)
 gln_model_t *gln_trainer_model(gln_trainer_t *x)
 {
     return x->model;
+}
+
+gln_status_t gln_trainer_record(gln_trainer_t *x, const int64_t *steps, int count)
+{
+    if (!x->optimizer || x->recorder)
+        return gln_fail(GLN_ERR_ARGUMENT,
+                        "recording: expected a trainer opened for training and recorded once");
+    char path[GLN_CONFIG_TEXT_MAX + 32];
+    snprintf(path, sizeof path, "%s/" GLN_RECORDING_NAME, x->run.run.dir);
+    const gln_recorder_options_t options = {.path = path,
+                                            .steps = steps,
+                                            .steps_count = count,
+                                            .done = x->at,
+                                            .tokens = x->sequences * x->run.model.sequence,
+                                            .k = (int)x->run.router.k,
+                                            .model = x->model};
+    return gln_recorder_open(&x->parallel, &options, &x->recorder);
 }
 
 /* ---- a step -------------------------------------------------------------------------------------
@@ -183,16 +225,19 @@ static gln_status_t run_micro_batches(gln_trainer_t *x, gln_step_report_t *r)
     const int64_t tokens = x->run.train.batch * x->run.model.sequence;
     for (int64_t i = 0; i < micro_batches; i++) {
         load_micro_batch(x, i);
-        const gln_model_call_t call = {
-            .ids = x->ids,
-            .target = x->target,
-            .seed = (uint64_t)x->run.train.seed,
-            .step = x->at * micro_batches + i,
-            .backward = 1,
-            .loss_scale = 1.0 / (double)tokens,
-            .aux_scale = 1.0 / ((double)x->parallel.domains * (double)micro_batches)};
+        gln_model_call_t call = {.ids = x->ids,
+                                 .target = x->target,
+                                 .seed = (uint64_t)x->run.train.seed,
+                                 .step = x->at * micro_batches + i,
+                                 .backward = 1,
+                                 .loss_scale = 1.0 / (double)tokens,
+                                 .aux_scale =
+                                     1.0 / ((double)x->parallel.domains * (double)micro_batches)};
         gln_model_result_t one;
+        set_schedule(x, &call);
+        if (i == 0) call.logits = gln_recorder_buffer(x->recorder, x->at + 1);
         gln_status_t status = gln_model_run(x->model, &call, &one);
+        if (status == GLN_OK && call.logits) status = gln_recorder_add(x->recorder, x->at + 1);
         if (status != GLN_OK) return status;
         const gln_layer_times_t times = gln_model_times(x->model);
         add_result(r, &one, &times);
@@ -211,6 +256,7 @@ gln_status_t gln_trainer_step(gln_trainer_t *x, gln_step_report_t *report)
     if (!x->optimizer)
         return gln_fail(GLN_ERR_ARGUMENT, "this trainer was not opened for training");
     gln_params_zero_grad(gln_model_params(x->model));
+    gln_model_reset_load(x->model);
     gln_status_t status = run_micro_batches(x, &r);
     if (status != GLN_OK) return status;
     if (!isfinite(r.loss))
@@ -220,6 +266,7 @@ gln_status_t gln_trainer_step(gln_trainer_t *x, gln_step_report_t *report)
             "the last checkpoint",
             (long long)x->at + 1, r.loss);
     status = gln_optimizer_step(x->optimizer, x->at + 1, &r.grad_norm);
+    if (status == GLN_OK) status = gln_model_update_bias(x->model, x->run.router.bias_rate);
     if (status != GLN_OK) return status;
     x->at++;
     r.step = x->at;
@@ -254,8 +301,9 @@ gln_status_t gln_trainer_evaluate(gln_trainer_t *x, gln_eval_report_t *report)
             const int64_t window = mine + i < windows ? mine + i : gln_data_windows(x->valid);
             gln_data_window(x->valid, window, x->ids + i * s, x->target + i * s);
         }
-        const gln_model_call_t call = {
+        gln_model_call_t call = {
             .ids = x->ids, .target = x->target, .seed = (uint64_t)x->run.train.seed, .step = -1};
+        if (x->run.eval.routing == 1) set_eval_schedule(x, &call);
         gln_model_result_t one;
         gln_status_t status = gln_model_run(model, &call, &one);
         if (status != GLN_OK) return status;

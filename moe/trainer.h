@@ -56,9 +56,16 @@ int64_t gln_trainer_at(const gln_trainer_t *trainer);
  * unchanged). */
 gln_status_t gln_trainer_step(gln_trainer_t *trainer, gln_step_report_t *report);
 /** Loss over the validation file (eval.windows windows, 0: all). With eval.routing dropless (the
- * default) tokens go to their top-k experts without capacity, so a token's loss depends on its past
- * alone. */
+ * default) tokens go to their experts without capacity, so with a causal policy a token's loss
+ * depends on its past alone; see gln_run_eval_router_options. */
 gln_status_t gln_trainer_evaluate(gln_trainer_t *trainer, gln_eval_report_t *report);
+
+/** Write the gates' logits of these steps (ascending, from 1; the first micro-batch, all MoE
+ * layers) to run.dir/routing.safetensors, see moe/recording.h. Call it once, after resume: steps
+ * done before are kept if the file has them. Its memory is taken here.
+ *  @return GLN_OK; GLN_ERR_ARGUMENT; GLN_ERR_CHECKPOINT: the file there is of another shape;
+ * GLN_ERR_IO; GLN_ERR_MEMORY. */
+gln_status_t gln_trainer_record(gln_trainer_t *trainer, const int64_t *steps, int count);
 
 /** Write run.dir/checkpoints/step-XXXXXXXX; then remove all but run.keep_checkpoints newest (0:
  * keep all). Does nothing if that checkpoint exists already. @param path [size] out, may be NULL */

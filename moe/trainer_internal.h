@@ -5,6 +5,7 @@
 #include "moe/checkpoint.h"
 #include "moe/data.h"
 #include "moe/optimizer.h"
+#include "moe/recorder.h"
 #include "moe/trainer.h"
 
 struct gln_trainer {
@@ -15,13 +16,15 @@ struct gln_trainer {
     gln_pool_t *pool;
     gln_kernels_t *kernels;
     gln_data_t *train, *valid;
-    gln_model_t *model;      /* owns the weights */
-    gln_model_t *eval_model; /* forward only, dropless, on the same weights; NULL: use `model` */
-    int64_t sequences;       /* per domain and micro-batch */
-    int64_t eval_sequences;  /* per domain and call of the evaluation */
+    gln_model_t *model; /* owns the weights */
+    gln_model_t
+        *eval_model;   /* forward only, another router on the same weights; NULL: use `model` */
+    int64_t sequences; /* per domain and micro-batch */
+    int64_t eval_sequences; /* per domain and call of the evaluation */
     gln_optimizer_t *optimizer;
-    int32_t *ids, *target; /* [local_domains * sequences, S] */
-    int64_t at;            /* optimizer steps done */
+    int32_t *ids, *target;    /* [local_domains * sequences, S] */
+    gln_recorder_t *recorder; /* NULL: nothing is recorded */
+    int64_t at;               /* optimizer steps done */
 };
 
 #endif

@@ -44,6 +44,11 @@ static int make_fields(const gln_run_options_t *run, gln_checkpoint_field_t *f)
     put(f, &n, "sequence", 0, run->model.sequence);
     put(f, &n, "k", 0, run->router.k);
     put(f, &n, "weight", 0, run->router.weight);
+    put(f, &n, "policy", 0, run->router.policy);
+    put(f, &n, "group_count", 0, run->router.group_count);
+    put(f, &n, "group_topk", 0, run->router.group_topk);
+    put_real(f, &n, "route_scale", run->router.route_scale);
+    f[n - 1].is_model = 0;
     put_real(f, &n, "rope_theta", run->model.rope_theta);
     put_real(f, &n, "norm_eps", run->model.norm_eps);
     GLN_ASSERT(n <= FIELDS_MAX);
@@ -181,8 +186,12 @@ static void run_of_fields(const gln_checkpoint_field_t *f, int n, gln_run_option
     run->model.sequence = field(f, n, "sequence");
     run->router.k = field(f, n, "k");
     run->router.weight = (int)field(f, n, "weight");
+    run->router.policy = (int)field(f, n, "policy");
+    run->router.group_count = field(f, n, "group_count");
+    run->router.group_topk = field(f, n, "group_topk");
     for (int i = 0; i < n; i++) {
         if (strcmp(f[i].key, "rope_theta") == 0) run->model.rope_theta = f[i].real;
+        if (strcmp(f[i].key, "route_scale") == 0) run->router.route_scale = f[i].real;
         if (strcmp(f[i].key, "norm_eps") == 0) run->model.norm_eps = f[i].real;
     }
 }
@@ -203,6 +212,9 @@ gln_status_t gln_trainer_open_generate(gln_comm_t *comm, const char *checkpoint,
     if (status == GLN_OK) status = gln_checkpoint_fields(path, f, n);
     if (status != GLN_OK) return status;
     run_of_fields(f, n, &run);
+    if (run.router.policy == GLN_POLICY_EXPERT_CHOICE) /* has no causal form */
+        run.router.policy = GLN_POLICY_TOPK;
+    run.eval.capacity_factor = -1;
     run.router.capacity_factor = 1.0 / 0.0;
     run.router.ir_scope = 1;
     run.router.detach = 1;

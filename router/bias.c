@@ -5,6 +5,12 @@
 #include "router/policy_internal.h"
 #include <math.h>
 
+int gln_policy_has_bias(gln_policy_t policy)
+{
+    const gln_policy_ops_t *ops = gln_policy_ops(policy);
+    return ops && (ops->takes & GLN_TAKES_BIAS) != 0;
+}
+
 static gln_status_t check(const gln_router_t *router, const void *array)
 {
     if (!router || !array)

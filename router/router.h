@@ -153,6 +153,9 @@ const char *gln_policy_name(gln_policy_t policy);
 /** The names in the order of the enum, NULL at the end: a list of choices. Static storage. */
 const char *const *gln_policy_names(void);
 
+/** 1: this policy adds a bias to its scores, which gln_router_update_bias moves. */
+int gln_policy_has_bias(gln_policy_t policy);
+
 /** Check options against shape and fill in the defaults of the policy, without opening anything.
  *  @return GLN_OK; GLN_ERR_ARGUMENT names the option, its value and what is allowed. */
 gln_status_t gln_router_resolve(const gln_router_options_t *options,

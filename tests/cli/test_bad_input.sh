@@ -45,7 +45,7 @@ refuse "misspelt section" 'bad.yaml:9|rooter|did you mean router' train bad.yaml
 edit 's/layers: 2/layers: two/'
 refuse "wrong type" 'bad.yaml:3|model.layers|an integer from 1 to|two' train bad.yaml
 edit 's/fill: true/fill: 7/'
-refuse "no bool" 'bad.yaml:11|router.fill|true or false|7' train bad.yaml
+refuse "no bool" 'bad.yaml:11|router.fill|false, true, auto|7' train bad.yaml
 edit 's/experts: 8/experts: 0/'
 refuse "out of range" 'bad.yaml:6|model.experts|from 1' train bad.yaml
 edit 's/experts: 8/experts: 6/'
@@ -56,6 +56,13 @@ refuse "batch does not fit" '--set train.batch=6|train.batch|multiple' train run
 refuse "unknown key in --set" '--set router.kk=2|router.kk|known keys of router' train run.yaml --set router.kk=2
 refuse "no value in --set" '--set router.k|=' train run.yaml --set router.k
 refuse "bad choice" '--set parallel.backend=gpu|cpu, ref' train run.yaml --set parallel.backend=gpu
+refuse "policy without fill-in" '--set router.fill=true|router.fill|expert_choice|cannot' train run.yaml \
+    --set router.policy=expert_choice --set router.fill=true
+refuse "policy with its own k" '--set router.k=3|router.k|gshard' train run.yaml --set router.policy=gshard \
+    --set router.fill=auto --set router.rectify=auto --set router.k=3
+refuse "schedule that does not begin" 'router.capacity_schedule|begin at 0' train run.yaml \
+    --set router.capacity_factor=-1 --set router.capacity_schedule=5:1.0
+refuse "step past the end" '--record-routing|past train.steps' train run.yaml --record-routing 1,999999999
 edit 's/  dir: run/  dir: [run/'
 refuse "no YAML" 'bad.yaml:' train bad.yaml
 sed '/train: train.txt/d' run.yaml >bad.yaml

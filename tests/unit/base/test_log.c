@@ -59,6 +59,19 @@ Test(log, fail_reports_once_remembers_and_returns_its_status)
     cr_assert_str_eq(gln_last_error(), "expected 1, found 2");
 }
 
+Test(log, held_errors_are_remembered_but_not_sent)
+{
+    seen_t seen = {0};
+    gln_log_set_sink(keep, &seen);
+    gln_log_hold(1);
+    cr_assert_eq(gln_fail(GLN_ERR_DATA, "held"), GLN_ERR_DATA);
+    gln_log_hold(0);
+    cr_assert_eq(seen.count, 0);
+    cr_assert_str_eq(gln_last_error(), "held");
+    gln_fail(GLN_ERR_DATA, "sent");
+    cr_assert_eq(seen.count, 1);
+}
+
 Test(log, the_last_error_may_be_an_argument_of_the_next)
 {
     gln_fail(GLN_ERR_IO, "inner");

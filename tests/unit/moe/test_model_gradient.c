@@ -180,3 +180,23 @@ Test(model_gradient, dense_layer_and_shared_expert)
     o.router.fill = 1;
     check(&o, 2, 1);
 }
+
+Test(model_gradient, balance_over_all_domains)
+{
+    gln_model_options_t o = small();
+    o.balance_global = 1;
+    o.router.balance_coef = 0.5;
+    check(&o, 4, 2);
+}
+
+/* The bias parameter is among those checked: it has no gradient. */
+Test(model_gradient, deepseek_v3_with_its_bias)
+{
+    gln_model_options_t o = small();
+    o.router = (gln_router_options_t){.policy = GLN_POLICY_DEEPSEEK_V3,
+                                      .k = 2,
+                                      .attached = 1,
+                                      .balance_coef = 0.05,
+                                      .z_coef = 0.02};
+    check(&o, 2, 1);
+}

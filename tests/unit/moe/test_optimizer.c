@@ -152,3 +152,34 @@ Test(optimizer, needs_moments)
     gln_params_close(weights);
     close_fixture(&f);
 }
+
+/* State among the weights: no update, no decay, and none of the 0 / 0 that eps = 0 would make of
+ * it. */
+Test(optimizer, leaves_state_alone)
+{
+    fixture_t f;
+    gln_optimizer_options_t o = options();
+    double norm = 0;
+    o.eps = 0;
+    open_fixture(&f, &o);
+    gln_optimizer_close(f.optimizer);
+    gln_params_close(f.params);
+    cr_assert_eq(gln_params_open(&f.parallel, GLN_F64, &f.params), GLN_OK);
+    gln_params_add(f.params, "before", 4, 0, -1, 0);
+    const int bias = gln_params_add_state(f.params, "bias", 3);
+    gln_params_add(f.params, "after", 4, 0, -1, 0);
+    cr_assert_eq(gln_params_commit(f.params, 1), GLN_OK);
+    gln_params_init(f.params, 1);
+    double *w = gln_param_w(f.params, &f.params->items[bias]);
+    cr_assert(w[0] == 0 && w[1] == 0 && w[2] == 0, "state begins at zero");
+    w[1] = 0.5;
+    cr_assert_eq(gln_optimizer_open(f.params, f.kernels, &o, &f.optimizer), GLN_OK);
+    double *gradient = f.params->dense_grad[0];
+    for (int i = 0; i < 4; i++)
+        gradient[i] = gradient[7 + i] = 1;
+    cr_assert_eq(gln_optimizer_step(f.optimizer, 1, &norm), GLN_OK);
+    cr_assert(w[0] == 0 && w[1] == 0.5 && w[2] == 0);
+    const double *all = f.params->dense_w;
+    cr_assert(all[0] < 1 && all[10] < 1, "its neighbours are updated");
+    close_fixture(&f);
+}
