@@ -29,6 +29,7 @@ typedef enum gln_option {
     GLN_OPTION_SCORES,
     GLN_OPTION_TENSOR,
     GLN_OPTION_OUT,
+    GLN_OPTION_K,
     GLN_OPTIONS
 } gln_option_t;
 

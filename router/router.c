@@ -126,6 +126,11 @@ int64_t gln_router_token_routes_max(const gln_router_t *router)
     return router->token_routes;
 }
 
+size_t gln_router_bytes(const gln_router_t *router)
+{
+    return router->arena.size_bytes;
+}
+
 double gln_router_capacity_factor_max(const gln_router_t *router)
 {
     return router->shape.capacity_factor_max;

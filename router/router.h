@@ -174,9 +174,15 @@ int64_t gln_router_rect_max(const gln_router_t *router);      /* rectified rows 
 int64_t gln_router_token_routes_max(const gln_router_t *router); /* slot routes of one token */
 double gln_router_capacity_factor_max(const gln_router_t *router);
 
+/** Bytes that a router holds beside the struct itself. */
+size_t gln_router_bytes(const gln_router_t *router);
+
 /** A plan sized for this router; reusable step after step. */
 gln_status_t gln_plan_open(const gln_router_t *router, gln_plan_t **out);
 void gln_plan_close(gln_plan_t *plan); /* takes NULL */
+
+/** Bytes that a plan holds, scores included. */
+size_t gln_plan_bytes(const gln_plan_t *plan);
 
 /** Route one domain: scores, selection, capacity, fill-in, rectification, weights, losses, ledger (which
  *  is checked). Uses the pool; one caller per router at a time. Nothing is allocated.
