@@ -89,9 +89,10 @@ static gln_status_t route_all(route_t *r, const gln_arguments_t *arguments)
     for (int64_t d = 0; d < r->logits.domains; d++) {
         gln_status_t status = route_domain(r, arguments, d);
         if (status != GLN_OK) return status;
+        gln_ledger_add(&r->total, &r->plan->ledger);
+        if (count == 0) continue;
         memcpy(r->scores + (size_t)d * count, r->plan->scores, count * sizeof *r->scores);
         memcpy(r->softmax + (size_t)d * count, r->plan->softmax, count * sizeof *r->softmax);
-        gln_ledger_add(&r->total, &r->plan->ledger);
     }
     return GLN_OK;
 }
