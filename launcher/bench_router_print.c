@@ -76,8 +76,11 @@ void gln_bench_router_text(const gln_router_figures_t *r, int first)
     print_line("router, plain", r->plain);
     print_line("router, rectified", r->full);
     print_line("layer, forward", r->layer);
-    printf("router %.2f %% of the forward pass; rectification adds %.1f %% to the router\n",
-           100 * share(r), 100 * cost(r));
+    printf("router %.2f %% of the forward pass; rectification adds %.1f %% to the router (minima: "
+           "%.2f, "
+           "%.1f)\n",
+           100 * share(r), 100 * cost(r), 100 * r->full.min / r->layer.min,
+           100 * (r->full.min / r->plain.min - 1));
     printf("memory: router %.2f MB, plan %.2f MB beside scores of %.2f MB\n",
            1e-6 * (double)r->scratch_bytes, 1e-6 * (double)r->plan_bytes,
            1e-6 * (double)r->scores_bytes);
