@@ -14,7 +14,7 @@ static const gln_option_text_t texts[GLN_OPTIONS] = {
     [GLN_OPTION_JSON] = {"--json", NULL, "print figures as one JSON object a line (docs/json.md)"},
     [GLN_OPTION_HELP] = {"--help", NULL, "print this help"},
     [GLN_OPTION_CONFIG] = {"--config", "FILE",
-                           "run file to use; default: the run directory's config.yaml"},
+                           "run file to use; default of eval: the run directory's"},
     [GLN_OPTION_DATA] = {"--data", "FILE",
                          "text or token file to use; default: data.valid of the run"},
     [GLN_OPTION_PROMPT] = {"--prompt", "TEXT", "text to continue; default: a line break"},
@@ -22,12 +22,17 @@ static const gln_option_text_t texts[GLN_OPTIONS] = {
     [GLN_OPTION_TEMPERATURE] = {"--temperature", "X", "0 takes the likeliest byte; default: 0.8"},
     [GLN_OPTION_SEED] = {"--seed", "N", "seed of the draws; default: 1"},
     [GLN_OPTION_THREADS] = {"--threads", "N", "threads; default: the cores this process may use"},
-    [GLN_OPTION_TOKENS] = {"--tokens", "T", "tokens of one domain; default: 2048"},
-    [GLN_OPTION_REPEAT] = {"--repeat", "N", "repetitions that are timed; default: 9"},
+    [GLN_OPTION_TOKENS] = {"--tokens", "T", "tokens of one domain; default: 2048 (router: 8192)"},
+    [GLN_OPTION_REPEAT] = {"--repeat", "N", "repetitions that are timed; default: 9 (router: 5)"},
     [GLN_OPTION_RECORD_ROUTING] = {"--record-routing", "STEPS",
                                    "store gate logits of these steps, such as 1,100,300, in "
                                    "run.dir/routing.safetensors (docs/recording.md)"},
     [GLN_OPTION_GEMM] = {"--gemm", "N", "size of the plain N x N x N product; default: 2048"},
+    [GLN_OPTION_LOGITS] = {"--logits", "FILE", "safetensors file with gate logits [D, T, E], F32"},
+    [GLN_OPTION_SCORES] = {"--scores", NULL, "the tensor holds probabilities, not logits"},
+    [GLN_OPTION_TENSOR] = {"--tensor", "NAME", "tensor of the file; default: logits"},
+    [GLN_OPTION_OUT] = {"--out", "FILE", "write the scores used to this safetensors file"},
+    [GLN_OPTION_K] = {"--k", "LIST", "numbers of routes per token to measure; default: 1,2,8"},
 };
 
 const gln_option_text_t *gln_option_text(gln_option_t option)

@@ -26,6 +26,11 @@ typedef enum gln_option {
     GLN_OPTION_REPEAT,
     GLN_OPTION_GEMM,
     GLN_OPTION_RECORD_ROUTING,
+    GLN_OPTION_LOGITS,
+    GLN_OPTION_SCORES,
+    GLN_OPTION_TENSOR,
+    GLN_OPTION_OUT,
+    GLN_OPTION_K,
     GLN_OPTIONS
 } gln_option_t;
 

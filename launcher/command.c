@@ -42,6 +42,33 @@ static const gln_command_t commands[] = {
      "figures.\n",
      COMMON | BIT(SET) | BIT(JSON) | BIT(TOKENS) | BIT(REPEAT) | BIT(GEMM), 0, 1, 0,
      gln_command_bench_layer},
+    {"bench router", "[RUN.yaml]", "time the router against its layer's forward pass",
+     "Times, in turn and on one process, the gate's matrix product, the whole router without and "
+     "with\n"
+     "rectification (fill-in and intra-device), and the layer's forward pass, for every k of --k. "
+     "Without\n"
+     "a run file 8192 tokens, hidden 1024, expert_hidden 2048, 64 experts, one domain. --logits "
+     "replays\n"
+     "recorded logits instead of random ones, through the layer too (hidden must be at least the "
+     "number\n"
+     "of experts).\n",
+     COMMON | BIT(SET) | BIT(JSON) | BIT(TOKENS) | BIT(REPEAT) | BIT(K) | BIT(LOGITS) | BIT(TENSOR),
+     0, 1, 0, gln_command_bench_router},
+    {"route", "", "run a routing policy alone on gate logits",
+     "Routes the logits [D, T, E] (or [T, E]) of --logits with the policy of --config, on one "
+     "process.\n"
+     "Of the run file only router.*, model.experts, parallel.domains and parallel.expert_replicas "
+     "are\n"
+     "looked at; where it is silent about experts and domains, they are the tensor's. With --json "
+     "every\n"
+     "score (in a file with --out), every route and the ledgers. With --scores the router uses "
+     "the\n"
+     "probabilities in the file (tensor scores, or logits) as they are. A tensor bias [E] is the "
+     "bias of\n"
+     "policies that have one.\n",
+     COMMON | BIT(SET) | BIT(JSON) | BIT(CONFIG) | BIT(LOGITS) | BIT(SCORES) | BIT(TENSOR) |
+         BIT(OUT) | BIT(SEED),
+     0, 0, 0, gln_command_route},
     {"ckpt info", "RUN_DIR|CHECKPOINT", "what a checkpoint holds, checksums verified", "",
      COMMON | BIT(JSON), 1, 1, 0, gln_command_ckpt_info},
     {"ckpt digest", "RUN_DIR|CHECKPOINT", "one hash over all tensors of a checkpoint",

@@ -57,6 +57,11 @@ gln_status_t gln_plan_open(const gln_router_t *router, gln_plan_t **out)
     return GLN_OK;
 }
 
+size_t gln_plan_bytes(const gln_plan_t *plan)
+{
+    return plan->arena.size_bytes;
+}
+
 void gln_plan_close(gln_plan_t *plan)
 {
     if (!plan) return;

@@ -126,6 +126,11 @@ int64_t gln_router_token_routes_max(const gln_router_t *router)
     return router->token_routes;
 }
 
+size_t gln_router_bytes(const gln_router_t *router)
+{
+    return router->arena.size_bytes;
+}
+
 double gln_router_capacity_factor_max(const gln_router_t *router)
 {
     return router->shape.capacity_factor_max;
@@ -144,6 +149,12 @@ static gln_status_t check_input(const gln_router_t *router, const gln_route_inpu
     if (status != GLN_OK) return status;
     if (!input->logits && router->shape.tokens > 0)
         return gln_fail(GLN_ERR_ARGUMENT, "router call got NULL for logits");
+    if (input->scores_given && router->sigmoid && router->ops->prepare)
+        return gln_fail(
+            GLN_ERR_ARGUMENT,
+            "scores given to policy %s with k = %d: it selects by the softmax and weighs "
+            "by the sigmoid of the logits; give logits",
+            gln_policy_name(router->options.policy), router->options.k);
     if (input->domain < 0 || input->first_local < 0 || input->layer < 0 ||
         input->first_local >= router->shape.experts ||
         input->first_local % router->shape.per_domain != 0)

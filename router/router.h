@@ -138,6 +138,11 @@ typedef struct gln_router gln_router_t;
 
 typedef struct gln_route_input {
     const void *logits; /* [T, E] acc, borrowed during the call */
+    int scores_given;   /* 1: logits holds p itself, which is used as it is: the softmax (each in
+                           [0, 1], a token's sum within 1e-3 of 1), or the sigmoids of deepseek_v3
+                           (each in [0, 1]), whose softmax then is their share of the sum. There
+                           are no logits: lse is 0, gradients are those of ln p. Sinkhorn with
+                           k = 1 needs both and refuses: GLN_ERR_ARGUMENT. */
     int domain;         /* index d of the domain in [0, D): keys the draws, named in errors */
     int first_local;    /* the first expert that lives on this domain: (d mod D/R) * L */
     uint64_t seed;
@@ -179,13 +184,20 @@ int64_t gln_router_rect_max(const gln_router_t *router);         /* rectified ro
 int64_t gln_router_token_routes_max(const gln_router_t *router); /* slot routes of one token */
 double gln_router_capacity_factor_max(const gln_router_t *router);
 
+/** Bytes that a router holds beside the struct itself. */
+size_t gln_router_bytes(const gln_router_t *router);
+
 /** A plan sized for this router; reusable step after step. */
 gln_status_t gln_plan_open(const gln_router_t *router, gln_plan_t **out);
 void gln_plan_close(gln_plan_t *plan); /* takes NULL */
 
+/** Bytes that a plan holds, scores included. */
+size_t gln_plan_bytes(const gln_plan_t *plan);
+
 /** Route one domain: scores, selection, capacity, fill-in, rectification, weights, losses, ledger
  * (which is checked). Uses the pool; one caller per router at a time. Nothing is allocated.
- *  @return GLN_OK; GLN_ERR_NUMERIC when a logit is NaN or infinite (token and expert are named);
+ *  @return GLN_OK; GLN_ERR_NUMERIC when a logit is NaN or infinite, or a given score no
+ *          probability (token and expert are named); GLN_ERR_ARGUMENT;
  *          GLN_ERR_LEDGER. On error the plan is undefined. */
 gln_status_t gln_router_route(gln_router_t *router, const gln_route_input_t *input,
                               gln_plan_t *plan);
