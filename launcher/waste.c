@@ -28,6 +28,7 @@ typedef struct waste {
     FILE *talk;   /* progress: standard output, or standard error where --json wants that */
     bool speaks;  /* rank 0 */
     bool stopped; /* by a signal */
+    int failed;   /* cells whose numbers were not finite */
     double said;  /* clock of the last line of progress */
     double begin;
     int64_t work_done, work_all; /* in routes per token (k), of this process */
@@ -294,13 +295,33 @@ static gln_status_t finish_cell(waste_t *w, int number)
     return status;
 }
 
+/* A cell that diverged has no result; the others are run all the same. */
+static void pass_over(waste_t *w, int number)
+{
+    const gln_waste_cell_t *cell = &w->grid.cells[number];
+    char text[160];
+    gln_waste_cell_text(cell, text, sizeof text);
+    if (w->speaks)
+        fprintf(w->talk, "%3d/%d %s: failed: %s\n", number + 1, w->grid.cells_count, text,
+                w->session.message[0] ? w->session.message : "numbers are not finite");
+    gln_session_forget(&w->session);
+    w->work_done += cell->policy->k + 1;
+    w->failed++;
+}
+
 static gln_status_t loop(waste_t *w)
 {
     gln_status_t status = GLN_OK;
     w->begin = w->said = gln_clock();
     for (int i = 0; status == GLN_OK && i < w->grid.cells_count; i++) {
         if (w->grid.cells[i].done) continue;
-        status = gln_session_agree(&w->session, run_cell(w, &w->grid.cells[i]));
+        status = run_cell(w, &w->grid.cells[i]);
+        if (status == GLN_ERR_NUMERIC) { /* the same on every rank */
+            pass_over(w, i);
+            status = GLN_OK;
+            continue;
+        }
+        status = gln_session_agree(&w->session, status);
         if (status != GLN_OK || w->stopped) break;
         status = gln_session_agree(&w->session, finish_cell(w, i));
         if (status == GLN_OK) status = agree_stop(w);
@@ -328,6 +349,9 @@ static gln_status_t work(waste_t *w)
     status = write_table(w, true);
     if (status == GLN_OK && w->speaks && w->stopped)
         fprintf(w->talk, "stopped by a signal; the same command goes on\n");
+    if (status == GLN_OK && w->failed > 0)
+        status = gln_fail(GLN_ERR_NUMERIC, "%d of %d cells failed, see above; the table lacks them",
+                          w->failed, w->grid.cells_count);
     return gln_session_agree(session, status);
 }
 

@@ -128,6 +128,16 @@ for key in $(cat once.json once/cells.jsonl | grep -oE '"[a-z_]+":' | tr -d '":'
     grep -qE "\`$key\`" "$source_dir/docs/json.md" || fail "docs/json.md lacks the key $key"
 done
 
+# a cell that diverges is named and passed over; the others are there, and the status says so
+for ranks in 1 2; do
+    run $ranks waste run.yaml --set train.steps=30 --set train.lr=1000 --set train.weight_decay=1000 --set train.warmup_steps=0 \
+        --set train.clip=0 --policies top1 --capacity 1 --unbalanced none --seeds 1,2 --set run.dir=wild
+    [ "$status" -eq 1 ] || fail "diverged on $ranks ranks: exit status $status"
+    grep -q '2/2 top1, capacity 1, seed 2: failed: ' out || fail "diverged on $ranks ranks: the last cell is not named"
+    grep -q '2 of 2 cells failed' err || fail "diverged on $ranks ranks: does not say how many"
+    [ ! -s wild/cells.jsonl ] && [ -s wild/waste.svg ] || fail "diverged on $ranks ranks: cells were written, or no plot"
+done
+
 # bad input: status 2, and no folder
 for bad in "--policies nonsense1" "--policies top" "--policies top1+fr+fr" "--policies top1,top1" "--policies top9" \
     "--capacity -1" "--capacity inf" "--capacity 1,x" "--seeds -1" "--seeds 1.5" "--set data.valid="; do
