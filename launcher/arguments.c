@@ -27,6 +27,12 @@ static const gln_option_text_t texts[GLN_OPTIONS] = {
     [GLN_OPTION_RECORD_ROUTING] = {"--record-routing", "STEPS",
                                    "store gate logits of these steps, such as 1,100,300, in "
                                    "run.dir/routing.safetensors (docs/recording.md)"},
+    [GLN_OPTION_POLICIES] = {"--policies", "LIST",
+                             "name, k, then +fr, +ir or +dropless: top2+fr+ir,expanded_drop1"},
+    [GLN_OPTION_CAPACITY] = {"--capacity", "LIST", "capacity factors; default: 0.5,1.0,1.25"},
+    [GLN_OPTION_UNBALANCED] = {"--unbalanced", "LIST",
+                               "capacity factors without balance loss, or none; default: 1.0"},
+    [GLN_OPTION_SEEDS] = {"--seeds", "LIST", "seeds; default: 1,2,3"},
     [GLN_OPTION_GEMM] = {"--gemm", "N", "size of the plain N x N x N product; default: 2048"},
     [GLN_OPTION_LOGITS] = {"--logits", "FILE", "safetensors file with gate logits [D, T, E], F32"},
     [GLN_OPTION_SCORES] = {"--scores", NULL, "the tensor holds probabilities, not logits"},

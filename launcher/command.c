@@ -34,6 +34,20 @@ static const gln_command_t commands[] = {
      "characters and bytes that are not UTF-8 are printed as \\xNN.\n",
      COMMON | BIT(JSON) | BIT(PROMPT) | BIT(LENGTH) | BIT(TEMPERATURE) | BIT(SEED) | BIT(THREADS),
      1, 1, 0, gln_command_generate},
+    {"waste", "RUN.yaml", "compare router policies at equal capacity and equal compute",
+     "Trains the model of RUN.yaml once per cell of a grid, policies x capacity factors x seeds, "
+     "and\n"
+     "compares validation bits per byte, what became of tokens and slots, and expert rows "
+     "computed.\n"
+     "Policies without a capacity factor (+dropless) have one cell a seed. The default grid is "
+     "top-1 and\n"
+     "top-2, each plain, +fr, +ir, +fr+ir, +dropless, and expanded_drop. The run directory "
+     "receives\n"
+     "cells.jsonl, waste.md and waste.svg; the same command again goes on after the last finished "
+     "cell.\n"
+     "SIGINT, SIGTERM and SIGUSR1 leave with status 0; the cell under way is begun anew.\n",
+     COMMON | BIT(SET) | BIT(JSON) | BIT(POLICIES) | BIT(CAPACITY) | BIT(UNBALANCED) | BIT(SEEDS),
+     1, 1, 0, gln_command_waste},
     {"bench layer", "[RUN.yaml]", "time one MoE layer, forward and backward",
      "Times one MoE layer with random weights and random input, against a plain matrix product "
      "measured\n"

@@ -40,6 +40,7 @@ void gln_command_help(const gln_command_t *command, FILE *file);
 int gln_command_train(const gln_arguments_t *arguments);
 int gln_command_eval(const gln_arguments_t *arguments);
 int gln_command_generate(const gln_arguments_t *arguments);
+int gln_command_waste(const gln_arguments_t *arguments);
 int gln_command_bench_layer(const gln_arguments_t *arguments);
 int gln_command_bench_router(const gln_arguments_t *arguments);
 int gln_command_route(const gln_arguments_t *arguments);
