@@ -2,7 +2,7 @@
  * models keep it. Its step compares loads as integers, so every rank that is given the same loads
  * makes the same step. O(E). */
 #include "base/log.h"
-#include "router/policy.h"
+#include "router/policy_internal.h"
 #include <math.h>
 
 int gln_policy_has_bias(gln_policy_t policy)

@@ -6,7 +6,7 @@
 #include "base/clones.h"
 #include "base/gln_expf.h"
 #include "base/log.h"
-#include "router/policy.h"
+#include "router/policy_internal.h"
 #include <math.h>
 
 #define REAL float
