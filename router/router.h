@@ -157,7 +157,6 @@ typedef struct gln_route_input {
 const char *gln_policy_name(gln_policy_t policy);
 /** The names in the order of the enum, NULL at the end: a list of choices. Static storage. */
 const char *const *gln_policy_names(void);
-
 /** 1: this policy adds a bias to its scores, which gln_router_update_bias moves. */
 int gln_policy_has_bias(gln_policy_t policy);
 

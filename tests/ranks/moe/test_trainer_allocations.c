@@ -32,7 +32,7 @@ static void write_text(char *path, size_t size)
     CHECK(gln_comm_barrier(world) == GLN_OK, "barrier");
 }
 
-static void check_trainer(const char *path)
+static void check_trainer(const char *path, const char *policy, const char *balance)
 {
     char train[128], valid[128];
     const char *sets[] = {"model.hidden=32",
@@ -51,6 +51,8 @@ static void check_trainer(const char *path)
                           "router.k=2",
                           "run.dir=none",
                           "eval.windows=40",
+                          policy,
+                          balance,
                           train,
                           valid};
     gln_run_options_t run;
@@ -82,7 +84,8 @@ int main(void)
     if (gln_comm_open_world(&world) != GLN_OK || gln_comm_open_self(&self) != GLN_OK) return 1;
     check_counter();
     write_text(path, sizeof path);
-    check_trainer(path);
+    check_trainer(path, "router.policy=topk", "router.balance=domain");
+    check_trainer(path, "router.policy=deepseek_v3", "router.balance=global");
     if (gln_comm_rank(world) == 0) {
         unlink(path);
         printf("ok\n");
