@@ -2,7 +2,7 @@
  * models keep it. Its step compares loads as integers, so every rank that is given the same loads
  * makes the same step. O(E). */
 #include "base/log.h"
-#include "router/policy.h"
+#include "router/policy_internal.h"
 #include <math.h>
 
 static gln_status_t check(const gln_router_t *router, const void *array)

@@ -1,7 +1,9 @@
 /* Buckets of candidates, one per expert, and the sort that orders a bucket.
  *
  * Sort: insertion sort of runs of 8, then bottom-up merging between items and spare. O(n log n) in
- * the worst case, no recursion, no allocation; items are distinct, so stability does not matter. */
+ * the worst case, no recursion, no allocation; items are distinct, so stability does not matter.
+ * Where only the first few are wanted, quickselect (median of three) parts them off before: O(n) on
+ * average, so that an expert wanted by all sorts no more than it can serve. */
 #include "router/router_internal.h"
 
 #define RUN 8
@@ -61,4 +63,43 @@ void gln_items_sort(gln_item_t *items, gln_item_t *spare, int64_t count)
         to = swap;
     }
     if (from != items && count > 0) memcpy(items, from, (size_t)count * sizeof *items);
+}
+
+static gln_item_t median(gln_item_t a, gln_item_t b, gln_item_t c)
+{
+    if (a > b) return b > c ? b : (a > c ? c : a);
+    return a > c ? a : (b > c ? c : b);
+}
+
+/* Bring the `kept` smallest of the items to the front, in any order. */
+static void select_smallest(gln_item_t *items, int64_t count, int64_t kept)
+{
+    int64_t low = 0, high = count; /* the border lies in [low, high] */
+    while (high - low > 1 && kept > low && kept < high) {
+        gln_item_t pivot = median(items[low], items[low + (high - low) / 2], items[high - 1]);
+        int64_t i = low, j = high - 1;
+        while (i <= j) {
+            while (items[i] < pivot)
+                i++;
+            while (items[j] > pivot)
+                j--;
+            if (i > j) break;
+            gln_item_t item = items[i];
+            items[i++] = items[j];
+            items[j--] = item;
+        }
+        /* [low, j] <= pivot, [i, high) >= pivot, at most the pivot itself between them */
+        if (kept <= j + 1)
+            high = j + 1;
+        else if (kept >= i)
+            low = i;
+        else
+            return;
+    }
+}
+
+void gln_items_sort_first(gln_item_t *items, gln_item_t *spare, int64_t count, int64_t kept)
+{
+    if (kept < count) select_smallest(items, count, kept);
+    gln_items_sort(items, spare, kept < count ? kept : count);
 }

@@ -21,7 +21,8 @@ void gln_fill_expert(gln_route_call_t *call, int expert, int32_t first, int32_t 
     int k = router->options.k;
     int32_t bucket = router->fill.offset[expert];
     gln_item_t *items = router->fill.items + bucket;
-    gln_items_sort(items, router->fill.spare + bucket, router->fill.offset[expert + 1] - bucket);
+    gln_items_sort_first(items, router->fill.spare + bucket,
+                         router->fill.offset[expert + 1] - bucket, count);
     for (int32_t i = 0; i < count; i++) {
         int32_t token = gln_item_token(items[i]);
         plan->route_token[first + i] = token;

@@ -1,6 +1,6 @@
 /* Checks every option of a router against its policy and its shape and fills in the defaults. */
 #include "base/log.h"
-#include "router/policy.h"
+#include "router/policy_internal.h"
 #include <math.h>
 
 /* route_choice is 16 bits wide and holds numbers of entries, at most one per expert and one more */

@@ -1,5 +1,5 @@
 /* The table of policies as data: rows and names by number. */
-#include "router/policy.h"
+#include "router/policy_internal.h"
 
 #define ROW(upper, name) [GLN_POLICY_##upper] = &gln_policy_##name,
 static const gln_policy_ops_t *const table[GLN_POLICIES_COUNT] = {GLN_POLICIES(ROW)};

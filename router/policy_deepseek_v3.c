@@ -8,7 +8,7 @@
  * is dropped by default, times `route_scale`, with their whole gradient. O(T E) beside the ranking;
  * sums score + bias are rounded to acc. */
 #include "base/log.h"
-#include "router/policy.h"
+#include "router/policy_internal.h"
 #include <math.h>
 
 /* router->state: [threads, 2 E] biased scores of a token, scores of its groups */

@@ -9,7 +9,7 @@
  * In the plan a token has K + L entries: its k choices, then the local experts that are not among
  * them, ascending, then nothing (-1). The latter count as filled. O(T (K + L)) candidates, sorted
  * per expert; the fill buckets' counters count choices alone. */
-#include "router/policy.h"
+#include "router/policy_internal.h"
 
 static gln_status_t size(gln_router_t *router)
 {
@@ -72,7 +72,9 @@ static void serve_expert(void *ctx, int expert, int worker)
     gln_plan_t *plan = call->plan;
     int32_t bucket = router->topk.offset[expert];
     gln_item_t *items = router->topk.items + bucket;
-    gln_items_sort(items, router->topk.spare + bucket, router->topk.offset[expert + 1] - bucket);
+    gln_items_sort_first(items, router->topk.spare + bucket,
+                         router->topk.offset[expert + 1] - bucket,
+                         plan->expert_offset[expert + 1] - plan->expert_offset[expert]);
     for (int32_t r = plan->expert_offset[expert]; r < plan->expert_offset[expert + 1]; r++) {
         int32_t token = gln_item_token(*items++);
         int32_t entry = plan->token_offset[token], choice = 0;

@@ -7,7 +7,7 @@
  * K count as routed, the others as filled, and what it lacks of K as overflow. O(T E) to find the C
  * best by quickselect, O(C log C) per expert to sort those; memory O(threads T). */
 #include "base/log.h"
-#include "router/policy.h"
+#include "router/policy_internal.h"
 
 /* router->state: [threads, 2 T] items */
 static size_t state_bytes(const gln_router_t *router)
@@ -25,39 +25,6 @@ static gln_status_t size(gln_router_t *router)
     return GLN_OK;
 }
 
-static gln_item_t median(gln_item_t a, gln_item_t b, gln_item_t c)
-{
-    if (a > b) return b > c ? b : (a > c ? c : a);
-    return a > c ? a : (b > c ? c : b);
-}
-
-/* Bring the `kept` smallest of the items to the front, in any order. Items are distinct. */
-static void keep_smallest(gln_item_t *items, int64_t count, int64_t kept)
-{
-    int64_t low = 0, high = count; /* the border lies in [low, high] */
-    while (high - low > 1 && kept > low && kept < high) {
-        gln_item_t pivot = median(items[low], items[low + (high - low) / 2], items[high - 1]);
-        int64_t i = low, j = high - 1;
-        while (i <= j) {
-            while (items[i] < pivot)
-                i++;
-            while (items[j] > pivot)
-                j--;
-            if (i > j) break;
-            gln_item_t item = items[i];
-            items[i++] = items[j];
-            items[j--] = item;
-        }
-        /* [low, j] <= pivot, [i, high) >= pivot, at most the pivot itself between them */
-        if (kept <= j + 1)
-            high = j + 1;
-        else if (kept >= i)
-            low = i;
-        else
-            return;
-    }
-}
-
 static void choose_tokens(void *ctx, int expert, int worker)
 {
     const gln_route_call_t *call = ctx;
@@ -69,8 +36,7 @@ static void choose_tokens(void *ctx, int expert, int worker)
     for (int64_t t = 0; t < tokens; t++)
         items[t] =
             gln_item(0, gln_key(plan->scores, t * experts + expert, router->shape.acc), (int32_t)t);
-    keep_smallest(items, tokens, plan->capacity);
-    gln_items_sort(items, items + tokens, plan->capacity);
+    gln_items_sort_first(items, items + tokens, tokens, plan->capacity);
     for (int64_t i = 0; i < plan->capacity; i++)
         plan->route_token[first + i] = gln_item_token(items[i]);
 }

@@ -4,7 +4,7 @@
  * use. A choice that the draw decided against asks for no slot and counts as overflow. O(T) beside
  * top-k. */
 #include "base/rng.h"
-#include "router/policy.h"
+#include "router/policy_internal.h"
 
 static void keep(gln_route_call_t *call, int64_t t, const int32_t *best, gln_rank_counts_t counts)
 {

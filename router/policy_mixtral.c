@@ -1,7 +1,7 @@
 /* mixtral: the k experts of largest p, weighted by the softmax over their logits alone, which is p
  * over the sum of their p, with its whole gradient; nothing is dropped ("Mixtral of Experts", arXiv
  * 2401.04088). */
-#include "router/policy.h"
+#include "router/policy_internal.h"
 #include <math.h>
 
 const gln_policy_ops_t gln_policy_mixtral = {

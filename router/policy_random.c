@@ -1,7 +1,7 @@
 /* random: top-k where chance decides who is served, so that the end of a sequence is not dropped
  * more often than its beginning ("Random token selection" of DeepSpeed-MoE, arXiv 2201.05596, and
  * of its training recipe, arXiv 2109.10465). */
-#include "router/policy.h"
+#include "router/policy_internal.h"
 
 const gln_policy_ops_t gln_policy_random = {
     .takes = GLN_TAKES_RECTIFIER,

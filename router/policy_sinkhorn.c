@@ -9,7 +9,7 @@
  *
  * In double whatever the type; sums ascend over experts, over the tokens of a block, over blocks.
  * O(T E) per iteration, O(blocks E) memory. No gradient goes through the iteration. */
-#include "router/policy.h"
+#include "router/policy_internal.h"
 #include <math.h>
 
 #define EPSILON 1e-8

@@ -1,6 +1,6 @@
 /* switch: one expert per token, weight p, tokens served in order ("Switch Transformers", arXiv
  * 2101.03961). */
-#include "router/policy.h"
+#include "router/policy_internal.h"
 
 const gln_policy_ops_t gln_policy_switch = {
     .takes = GLN_TAKES_PRIORITY | GLN_TAKES_RECTIFIER,

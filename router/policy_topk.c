@@ -1,6 +1,6 @@
 /* topk: the k experts of largest p, with FR and IR as "Turn Waste into Worth", arXiv 2402.12399,
  * defines them. The other policies of this family change defaults or the ranking. */
-#include "router/policy.h"
+#include "router/policy_internal.h"
 
 const gln_policy_ops_t gln_policy_topk = {
     .takes = GLN_TAKES_PRIORITY | GLN_TAKES_RECTIFIER,

@@ -6,7 +6,7 @@
  * tie, and ties go to the lower expert. By keys: the same for policies with a ranking of their own.
  */
 #include "base/clones.h"
-#include "router/policy.h"
+#include "router/policy_internal.h"
 
 #define REAL float
 #define BITS int32_t

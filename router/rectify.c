@@ -101,7 +101,7 @@ static void place_rows_block(void *ctx, int block, int worker)
 static void turn_away(gln_plan_t *plan, gln_item_t *items, gln_item_t *spare, int32_t wanted,
                       int32_t kept)
 {
-    gln_items_sort(items, spare, wanted);
+    gln_items_sort_first(items, spare, wanted, kept);
     for (int32_t i = kept; i < wanted; i++) {
         int32_t token = gln_item_token(items[i]);
         plan->token_h[token] = -1;

@@ -1,12 +1,12 @@
 /* The router of one domain: opening it, its bounds, and the order of the stages of one call:
  *   score (softmax, ranking) - select (capacity, fill-in) - rectify - weights - losses - ledger.
- * Ranking and selection are the policy's (policy.h). Every stage is a set of independent tasks over
- * blocks of tokens or over experts; blocks are cut by T alone, so the plan is the same for any
- * number of threads. O(T E + T K log T) work; beside the plan O(T K + E) memory (at most BLOCKS_MAX
- * counters per expert). */
+ * Ranking and selection are the policy's (policy_internal.h). Every stage is a set of independent
+ * tasks over blocks of tokens or over experts; blocks are cut by T alone, so the plan is the same
+ * for any number of threads. O(T E + T K log T) work; beside the plan O(T K + E) memory (at most
+ * BLOCKS_MAX counters per expert). */
 #include "base/log.h"
 #include "base/rng.h"
-#include "router/policy.h"
+#include "router/policy_internal.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -60,7 +60,7 @@ typedef struct gln_buckets {
     gln_item_t *items, *spare;
 } gln_buckets_t;
 
-typedef struct gln_policy_ops gln_policy_ops_t; /* router/policy.h */
+typedef struct gln_policy_ops gln_policy_ops_t; /* router/policy_internal.h */
 
 /* Tokens that score.c takes through its steps at once, so that their scores stay in the cache. */
 #define GLN_CHUNK_TOKENS 32
@@ -123,7 +123,8 @@ static inline uint64_t gln_draw_index(const gln_route_call_t *call, int64_t t)
 }
 
 /* options.c */
-/** Check options and shape; options with defaults, shape, ops and the policy's sizes of the router. */
+/** Check options and shape; options with defaults, shape, ops and the policy's sizes of the router.
+ */
 gln_status_t gln_router_set_options(gln_router_t *router, const gln_router_options_t *options,
                                     const gln_router_shape_t *shape);
 
@@ -132,6 +133,8 @@ gln_status_t gln_router_set_options(gln_router_t *router, const gln_router_optio
 void gln_buckets_place(gln_buckets_t *buckets, int blocks_count, int experts);
 /** Sort items[0, count) ascending; spare has room for as many. O(n log n). */
 void gln_items_sort(gln_item_t *items, gln_item_t *spare, int64_t count);
+/** The same for the `kept` smallest alone, at the front; the others follow in any order. */
+void gln_items_sort_first(gln_item_t *items, gln_item_t *spare, int64_t count, int64_t kept);
 
 /* score.c */
 /** Scores, logsumexp; ranking of experts where it needs no more than a token's own scores.

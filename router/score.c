@@ -6,7 +6,7 @@
 #include "base/clones.h"
 #include "base/gln_expf.h"
 #include "base/log.h"
-#include "router/policy.h"
+#include "router/policy_internal.h"
 #include <math.h>
 
 /* How far from 1 the sum of a token's given softmax may be. */

@@ -9,7 +9,7 @@
  *
  * O(T K) to place, O(n log n) per expert of n candidates to sort; O(T K) memory. */
 #include "base/rng.h"
-#include "router/policy.h"
+#include "router/policy_internal.h"
 
 /* Key among candidates of one rank; larger is served first, equal keys by token. */
 static uint64_t priority_key(const gln_route_call_t *call, int64_t t, int choice, uint64_t draw)
@@ -79,7 +79,7 @@ static void serve_expert(void *ctx, int expert, int worker)
     int32_t given = plan->expert_offset[expert + 1] - first;
     int32_t topk = candidates < given ? candidates : given;
     gln_item_t *items = router->topk.items + bucket;
-    gln_items_sort(items, router->topk.spare + bucket, candidates);
+    gln_items_sort_first(items, router->topk.spare + bucket, candidates, topk);
     for (int32_t i = 0; i < topk; i++) {
         int32_t token = gln_item_token(items[i]);
         int rank = gln_item_rank(items[i]);

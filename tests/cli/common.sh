@@ -1,7 +1,7 @@
 # Sourced by the tests of the command: bash test_x.sh GLEANER SOURCE_DIR. Works in a folder of its own; a test ends
 # with `finish`. Every run has a time limit, so that a hang is a failure.
-gleaner=$1
-source_dir=$2
+gleaner=$(realpath "$1")
+source_dir=$(realpath "$2")
 . "$source_dir/launcher/mpi_env.sh"
 export OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_hwloc_base_binding_policy=none
 work=$(mktemp -d)

@@ -2,8 +2,8 @@
  * policies.h. Defaults and allowed options are data (options.c reads them); the rest are the stages
  * at which policies differ. Everything after selection (rectification, weights, losses, ledger,
  * backward) reads the plan alone and is the same for all. Not for other folders. */
-#ifndef GLN_ROUTER_POLICY_H
-#define GLN_ROUTER_POLICY_H
+#ifndef GLN_ROUTER_POLICY_INTERNAL_H
+#define GLN_ROUTER_POLICY_INTERNAL_H
 
 #include "router/router_internal.h"
 
