@@ -45,7 +45,8 @@ static const gln_command_t commands[] = {
      "receives\n"
      "cells.jsonl, waste.md and waste.svg; the same command again goes on after the last finished "
      "cell.\n"
-     "SIGINT, SIGTERM and SIGUSR1 leave with status 0; the cell under way is begun anew.\n",
+     "SIGINT, SIGTERM and SIGUSR1 leave with status 0; the cell under way is begun anew.\n"
+     "Under mpirun send SIGUSR1, which it passes on (kill -USR1 PID of mpirun).\n",
      COMMON | BIT(SET) | BIT(JSON) | BIT(POLICIES) | BIT(CAPACITY) | BIT(UNBALANCED) | BIT(SEEDS),
      1, 1, 0, gln_command_waste},
     {"bench layer", "[RUN.yaml]", "time one MoE layer, forward and backward",
