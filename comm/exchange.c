@@ -251,6 +251,16 @@ gln_status_t gln_exchange_scalars(gln_exchange_t *x, const void *in, void *out)
     return GLN_OK;
 }
 
+void gln_traffic_add(gln_traffic_t *sum, const gln_traffic_t *item)
+{
+    sum->rank_rows += item->rank_rows;
+    sum->node_rows += item->node_rows;
+    sum->remote_rows += item->remote_rows;
+    sum->rank_bytes += item->rank_bytes;
+    sum->node_bytes += item->node_bytes;
+    sum->remote_bytes += item->remote_bytes;
+}
+
 gln_traffic_t gln_exchange_traffic(const gln_exchange_t *x)
 {
     GLN_ASSERT(x);

@@ -99,6 +99,8 @@ gln_status_t gln_exchange_scalars(gln_exchange_t *x, const void *in, void *out);
 
 /** Traffic of the last dispatch or combine of this rank. */
 gln_traffic_t gln_exchange_traffic(const gln_exchange_t *x);
+/** sum += item, field by field. */
+void gln_traffic_add(gln_traffic_t *sum, const gln_traffic_t *item);
 
 #ifdef __cplusplus
 }

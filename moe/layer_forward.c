@@ -132,22 +132,13 @@ static gln_status_t run_experts(gln_layer_t *layer, const gln_layer_weights_t *w
     return status;
 }
 
-static void traffic_add(gln_traffic_t *sum, gln_traffic_t item)
-{
-    sum->rank_rows += item.rank_rows;
-    sum->node_rows += item.node_rows;
-    sum->remote_rows += item.remote_rows;
-    sum->rank_bytes += item.rank_bytes;
-    sum->node_bytes += item.node_bytes;
-    sum->remote_bytes += item.remote_bytes;
-}
-
 gln_status_t gln_layer_forward(gln_layer_t *layer, const gln_layer_weights_t *weights,
                                const gln_layer_step_t *step, const void *x, void *y)
 {
     gln_layer_workspace_t *w = layer->workspace;
     gln_status_t status = check(layer, step);
     double begin = gln_layer_now(), mark = begin;
+    gln_traffic_t traffic;
     int rank;
 
     if (status != GLN_OK) return status;
@@ -165,14 +156,16 @@ gln_status_t gln_layer_forward(gln_layer_t *layer, const gln_layer_weights_t *we
     if (status == GLN_OK) status = gln_exchange_dispatch(w->exchange, x, w->received_x);
     gln_layer_lap(&mark, &layer->times.exchange);
     if (status != GLN_OK) return status;
-    traffic_add(&layer->traffic, gln_exchange_traffic(w->exchange));
+    traffic = gln_exchange_traffic(w->exchange);
+    gln_traffic_add(&layer->traffic, &traffic);
     gln_layer_place_rows(layer);
     status = run_experts(layer, weights, &mark);
     if (status != GLN_OK) return status;
     status = gln_exchange_combine(w->exchange, w->received_x, y);
     gln_layer_lap(&mark, &layer->times.exchange);
     if (status != GLN_OK) return status;
-    traffic_add(&layer->traffic, gln_exchange_traffic(w->exchange));
+    traffic = gln_exchange_traffic(w->exchange);
+    gln_traffic_add(&layer->traffic, &traffic);
     if (step->keep) layer->x = x;
     layer->times.total = mark - begin;
     return GLN_OK;

@@ -407,9 +407,7 @@ static gln_status_t reduce_ledgers(gln_model_t *m, gln_model_result_t *r)
         gln_ledger_t ledger = gln_layer_ledger(m->blocks[i].layer);
         gln_traffic_t t = gln_layer_traffic(m->blocks[i].layer);
         gln_ledger_add(&sum.ledger, &ledger);
-        sum.traffic.rank_rows += t.rank_rows, sum.traffic.node_rows += t.node_rows;
-        sum.traffic.remote_rows += t.remote_rows, sum.traffic.rank_bytes += t.rank_bytes;
-        sum.traffic.node_bytes += t.node_bytes, sum.traffic.remote_bytes += t.remote_bytes;
+        gln_traffic_add(&sum.traffic, &t);
     }
     _Static_assert(sizeof sum % sizeof(int64_t) == 0, "ledgers are arrays of int64_t");
     gln_status_t status = gln_comm_sum_i64(m->parallel->comm, (int64_t *)(void *)&sum,

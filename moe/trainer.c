@@ -208,12 +208,7 @@ static void add_result(gln_step_report_t *r, const gln_model_result_t *one,
     r->z_loss += one->z_loss;
     r->tokens += one->tokens;
     gln_ledger_add(&r->ledger, &one->ledger);
-    r->traffic.rank_rows += one->traffic.rank_rows;
-    r->traffic.node_rows += one->traffic.node_rows;
-    r->traffic.remote_rows += one->traffic.remote_rows;
-    r->traffic.rank_bytes += one->traffic.rank_bytes;
-    r->traffic.node_bytes += one->traffic.node_bytes;
-    r->traffic.remote_bytes += one->traffic.remote_bytes;
+    gln_traffic_add(&r->traffic, &one->traffic);
     r->gemm_seconds += times->gemm;
     r->exchange_seconds += times->exchange;
     r->router_seconds += times->router;
