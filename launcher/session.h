@@ -55,6 +55,12 @@ int gln_session_exit_status(gln_status_t status, bool working);
  * without MPI; 0 when it says nothing. */
 int gln_session_environment_rank(void);
 
+/** From now on SIGINT, SIGTERM and SIGUSR1 ask this process to stop, and a reader of the screen
+ * that leaves (as mpirun does when it is ended) does not end it: what was done is saved still. */
+void gln_session_catch_signals(void);
+/** 1 after such a signal. Of this rank: the ranks agree on it themselves. */
+int gln_session_stop_asked(void);
+
 #ifdef __cplusplus
 }
 #endif

@@ -8,30 +8,9 @@
 #include "launcher/text.h"
 #include "moe/checkpoint.h"
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-static volatile sig_atomic_t stop_asked;
-
-static void ask_stop(int number)
-{
-    (void)number;
-    stop_asked = 1;
-}
-
-static void catch_signals(void)
-{
-    struct sigaction action = {.sa_handler = ask_stop, .sa_flags = SA_RESTART};
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-    sigaction(SIGUSR1, &action, NULL);
-    /* who reads the screen may leave first (mpirun does when it is ended); the run is saved still
-     */
-    sigaction(SIGPIPE, &(struct sigaction){.sa_handler = SIG_IGN}, NULL);
-}
 
 static gln_status_t fail_folder(gln_train_t *t, const char *problem)
 {
@@ -226,7 +205,7 @@ static gln_status_t advance(gln_train_t *t)
 /* Whether any rank was asked to stop. */
 static gln_status_t agree_stop(gln_train_t *t)
 {
-    int64_t asked = stop_asked;
+    int64_t asked = gln_session_stop_asked();
     gln_status_t status = gln_comm_sum_i64(t->session.comm, &asked, 1);
     t->stopped = asked > 0;
     return status;
@@ -296,7 +275,7 @@ int gln_command_train(const gln_arguments_t *arguments)
     t->speaks = t->session.rank == 0;
     status = prepare(t);
     if (status == GLN_OK) {
-        catch_signals();
+        gln_session_catch_signals();
         status = gln_session_agree(&t->session, loop(t));
     }
     if (status == GLN_OK) status = finish(t);

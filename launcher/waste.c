@@ -14,7 +14,6 @@
 #include "launcher/text.h"
 #include "moe/gleaner.h"
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -33,24 +32,6 @@ typedef struct waste {
     double begin;
     int64_t work_done, work_all; /* in routes per token (k), of this process */
 } waste_t;
-
-static volatile sig_atomic_t stop_asked;
-
-static void ask_stop(int number)
-{
-    (void)number;
-    stop_asked = 1;
-}
-
-static void catch_signals(void)
-{
-    struct sigaction action = {.sa_handler = ask_stop, .sa_flags = SA_RESTART};
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-    sigaction(SIGUSR1, &action, NULL);
-    sigaction(SIGPIPE, &(struct sigaction){.sa_handler = SIG_IGN}, NULL);
-}
 
 static gln_status_t check_input(waste_t *w)
 {
@@ -147,7 +128,7 @@ static void print_cell(waste_t *w, int number)
 /* Whether any rank was asked to stop. */
 static gln_status_t agree_stop(waste_t *w)
 {
-    int64_t asked = stop_asked;
+    int64_t asked = gln_session_stop_asked();
     gln_status_t status = gln_comm_sum_i64(w->session.comm, &asked, 1);
     w->stopped = asked > 0;
     return status;
@@ -342,7 +323,7 @@ static gln_status_t work(waste_t *w)
     status = gln_session_agree(session, status);
     if (status != GLN_OK) return status;
     session->working = true;
-    catch_signals();
+    gln_session_catch_signals();
     if (w->speaks) print_start(w);
     status = loop(w);
     if (status != GLN_OK) return status;
