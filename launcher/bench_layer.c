@@ -4,12 +4,14 @@
  * begins with a barrier; its time is the largest over the ranks. The plain product runs on every
  * rank at once, as the layer does. Work by formula, over all ranks: rows = routed + filled +
  * rectified rows of the ledger; a row costs three products of H x F at 2 flops, 6 H F, forward, and
- * twice that backward; the gate costs 2 T H E, and twice that backward. */
+ * twice that backward; the gate costs 2 T H E, and twice that backward. Replayed logits become the
+ * first E columns of the input, and the gate passes them on. */
 #include "launcher/command.h"
 
 #include "base/log.h"
 #include "base/rng.h"
 #include "launcher/figures.h"
+#include "launcher/logits.h"
 #include "launcher/machine.h"
 #include "launcher/session.h"
 #include "launcher/setup.h"
@@ -27,6 +29,7 @@ typedef struct bench {
     gln_run_options_t run;
     gln_machine_t machine;
     int64_t tokens, repeat, gemm_n; /* T of one domain */
+    gln_logits_t recorded;          /* data NULL: none */
     gln_layer_options_t options;
     gln_pool_t *pool;
     gln_kernels_t *kernels;
@@ -43,22 +46,46 @@ typedef struct bench {
     gln_ledger_t ledger;     /* all ranks, one repetition */
 } bench_t;
 
+/* Tokens of a domain, from the command line or as many as were recorded. */
+static gln_status_t read_tokens(const gln_arguments_t *arguments, bench_t *b)
+{
+    const gln_logits_t *l = &b->recorded;
+    int64_t most = 1 << 24, usual = 2048;
+    if (l->data) {
+        gln_status_t status = gln_logits_check(l, b->run.model.experts, b->run.model.hidden);
+        if (status != GLN_OK) return status;
+        most = l->domains * l->tokens / b->run.parallel.domains;
+        usual = most < usual ? most : usual;
+        if (most < 1)
+            return gln_fail(GLN_ERR_CONFIG, "%s: tensor %s has fewer tokens than there are domains",
+                            l->path, l->name);
+    }
+    return gln_arguments_int(arguments, GLN_OPTION_TOKENS, usual, 1, most, &b->tokens);
+}
+
 static gln_status_t load(const gln_arguments_t *arguments, bench_t *b)
 {
     static const char *const base[] = {"data.train=none", "run.dir=none", "model.hidden=512",
                                        "model.expert_hidden=1024", "router.k=2"};
     enum { BASE = sizeof base / sizeof base[0] };
-    const char *sets[BASE + GLN_ARGUMENTS_SETS_MAX];
+    const char *sets[BASE + 1 + GLN_ARGUMENTS_SETS_MAX];
     const char *path = arguments->operands_count ? arguments->operands[0] : NULL;
+    const char *logits = arguments->value[GLN_OPTION_LOGITS];
     int count = path ? 2 : BASE; /* a run file shapes the layer itself */
+    char experts[64];
     memcpy(sets, base, (size_t)count * sizeof *sets);
+    gln_status_t status = GLN_OK;
+    if (logits)
+        status = gln_logits_open(logits, arguments->value[GLN_OPTION_TENSOR], 0, &b->recorded);
+    if (status != GLN_OK) return status;
+    if (logits && !path) {
+        snprintf(experts, sizeof experts, "model.experts=%lld", (long long)b->recorded.experts);
+        sets[count++] = experts;
+    }
     memcpy(sets + count, arguments->sets, (size_t)arguments->sets_count * sizeof *sets);
     /* the batch is not used here; it must not stand in the way of a number of domains */
     char batch[64] = "train.batch=1", accumulation[] = "train.accumulation=1";
-    gln_status_t status =
-        gln_arguments_int(arguments, GLN_OPTION_TOKENS, 2048, 1, 1 << 24, &b->tokens);
-    if (status == GLN_OK)
-        status = gln_arguments_int(arguments, GLN_OPTION_REPEAT, 9, 1, REPEAT_MAX, &b->repeat);
+    status = gln_arguments_int(arguments, GLN_OPTION_REPEAT, 9, 1, REPEAT_MAX, &b->repeat);
     if (status != GLN_OK) return status;
     count += arguments->sets_count;
     int fields_count;
@@ -69,11 +96,12 @@ static gln_status_t load(const gln_arguments_t *arguments, bench_t *b)
     if (status != GLN_OK) return status;
     int64_t domains = first.parallel.domains ? first.parallel.domains : b->session.ranks;
     snprintf(batch, sizeof batch, "train.batch=%lld", (long long)domains);
-    const char *all[BASE + GLN_ARGUMENTS_SETS_MAX + 2];
+    const char *all[BASE + 1 + GLN_ARGUMENTS_SETS_MAX + 2];
     memcpy(all, sets, (size_t)count * sizeof *all);
     all[count++] = batch;
     all[count++] = accumulation;
     status = gln_run_options_load(path, all, count, b->session.ranks, &b->run);
+    if (status == GLN_OK) status = read_tokens(arguments, b);
     if (status != GLN_OK) return status;
     int64_t size = b->run.parallel.backend == 0 ? 2048 : 192; /* the reference is slow */
     return gln_arguments_int(arguments, GLN_OPTION_GEMM, size, 1, 1 << 15, &b->gemm_n);
@@ -128,6 +156,9 @@ static void fill_all(const bench_t *b)
     fill(b, b->gate, h * p->experts, 2, 0, 0.02);
     fill(b, b->gate_up, p->local_experts * h * 2 * f, 3, p->first_expert * h * 2 * f, 0.02);
     fill(b, b->down, p->local_experts * f * h, 4, p->first_expert * f * h, 0.02);
+    if (b->recorded.data)
+        gln_logits_replay(&b->recorded, p->first_domain * b->tokens, p->local_domains * b->tokens,
+                          h, dtype_of(b), b->gate, b->x);
     fill(b, b->a, square, 5, 0, 1);
     fill(b, b->b, square, 6, 0, 1);
 }
@@ -318,6 +349,10 @@ static gln_status_t print_json(const bench_t *b, const figures_t *r)
                  {"plain_min_seconds", r->gemm_min},
                  {"plain_gflops_per_second", 1e-9 * r->gemm_flops / r->gemm_median},
                  {"ratio", r->ratio}};
+    json_object_set_new(object, "logits",
+                        b->recorded.data
+                            ? json_sprintf("%s: %s", b->recorded.path, b->recorded.name)
+                            : json_null());
     json_object_set_new(object, "plain_n", json_integer(b->gemm_n));
     for (size_t i = 0; i < sizeof reals / sizeof reals[0]; i++)
         json_object_set_new(object, reals[i].key, gln_figures_real(reals[i].value));
@@ -335,6 +370,7 @@ static void print(const bench_t *b, const figures_t *r)
            (long long)b->options.hidden, (long long)b->options.expert_hidden,
            (long long)b->run.model.experts, (long long)b->run.router.k,
            (long long)b->run.parallel.domains, r->tokens, r->rows);
+    if (b->recorded.data) printf("routing replayed: %s: %s\n", b->recorded.path, b->recorded.name);
     printf("%s; %d rank%s of %d thread%s; %lld repetitions\n\n", b->machine.summary,
            b->session.ranks, b->session.ranks == 1 ? "" : "s", b->machine.threads,
            b->machine.threads == 1 ? "" : "s", (long long)b->repeat);
@@ -393,5 +429,6 @@ int gln_command_bench_layer(const gln_arguments_t *arguments)
     free(b->gradient_down);
     gln_kernels_close(b->kernels);
     gln_pool_close(b->pool);
+    gln_logits_close(&b->recorded);
     return gln_session_leave(&b->session, status);
 }

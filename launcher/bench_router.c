@@ -101,21 +101,6 @@ static gln_status_t read_run(const gln_arguments_t *arguments, bench_t *b)
     return status;
 }
 
-static gln_status_t check_recorded(const bench_t *b)
-{
-    const gln_logits_t *l = &b->recorded;
-    if (l->experts != b->run.model.experts)
-        return gln_fail(GLN_ERR_CONFIG,
-                        "model.experts is %lld, but tensor %s of %s has %lld experts",
-                        (long long)b->run.model.experts, l->name, l->path, (long long)l->experts);
-    if (b->run.model.hidden < l->experts)
-        return gln_fail(GLN_ERR_CONFIG,
-                        "model.hidden is %lld; to replay logits it must be at least the number of "
-                        "experts, %lld",
-                        (long long)b->run.model.hidden, (long long)l->experts);
-    return GLN_OK;
-}
-
 static gln_status_t load(const gln_arguments_t *arguments, bench_t *b)
 {
     const char *path = arguments->value[GLN_OPTION_LOGITS], *k = arguments->value[GLN_OPTION_K];
@@ -123,7 +108,8 @@ static gln_status_t load(const gln_arguments_t *arguments, bench_t *b)
     if (status == GLN_OK && path)
         status = gln_logits_open(path, arguments->value[GLN_OPTION_TENSOR], 0, &b->recorded);
     if (status == GLN_OK) status = read_run(arguments, b);
-    if (status == GLN_OK && b->recorded.data) status = check_recorded(b);
+    if (status == GLN_OK && b->recorded.data)
+        status = gln_logits_check(&b->recorded, b->run.model.experts, b->run.model.hidden);
     if (status != GLN_OK) return status;
     int64_t most = 1 << 24, usual = 8192;
     if (b->recorded.data) {
@@ -172,11 +158,7 @@ static void fill_all(bench_t *b)
         memcpy(b->down + e * down, b->down, (size_t)down * sizeof(float));
     }
     if (!b->recorded.data) return;
-    memset(b->gate, 0, (size_t)(h * experts) * sizeof(float));
-    for (int64_t e = 0; e < experts; e++)
-        b->gate[e * experts + e] = 1;
-    for (int64_t t = 0; t < rows; t++)
-        memcpy(b->x + t * h, b->recorded.data + t * experts, (size_t)experts * sizeof(float));
+    gln_logits_replay(&b->recorded, 0, rows, h, GLN_F32, b->gate, b->x);
 }
 
 static gln_status_t open_shared(bench_t *b)

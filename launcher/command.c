@@ -54,9 +54,12 @@ static const gln_command_t commands[] = {
      "measured\n"
      "in turn in the same run. model.*, router.* and parallel.* keys shape it; without a run file\n"
      "hidden 512, expert_hidden 1024, 8 experts, top-2. docs/performance.md explains the "
-     "figures.\n",
-     COMMON | BIT(SET) | BIT(JSON) | BIT(TOKENS) | BIT(REPEAT) | BIT(GEMM), 0, 1, 0,
-     gln_command_bench_layer},
+     "figures. --logits replays recorded logits instead of random ones (hidden must be at least "
+     "the\n"
+     "number of experts).\n",
+     COMMON | BIT(SET) | BIT(JSON) | BIT(TOKENS) | BIT(REPEAT) | BIT(GEMM) | BIT(LOGITS) |
+         BIT(TENSOR),
+     0, 1, 0, gln_command_bench_layer},
     {"bench router", "[RUN.yaml]", "time the router against its layer's forward pass",
      "Times, in turn and on one process, the gate's matrix product, the whole router without and "
      "with\n"

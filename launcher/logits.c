@@ -99,6 +99,31 @@ void gln_logits_close(gln_logits_t *logits)
     logits->data = logits->bias = NULL;
 }
 
+gln_status_t gln_logits_check(const gln_logits_t *l, int64_t experts, int64_t hidden)
+{
+    if (l->experts != experts)
+        return gln_fail(GLN_ERR_CONFIG,
+                        "model.experts is %lld, but tensor %s of %s has %lld experts",
+                        (long long)experts, l->name, l->path, (long long)l->experts);
+    if (hidden < l->experts)
+        return gln_fail(GLN_ERR_CONFIG,
+                        "model.hidden is %lld; to replay logits it must be at least the number of "
+                        "experts, %lld",
+                        (long long)hidden, (long long)l->experts);
+    return GLN_OK;
+}
+
+void gln_logits_replay(const gln_logits_t *l, int64_t first, int64_t rows, int64_t hidden,
+                       gln_dtype_t dtype, void *gate, void *x)
+{
+    for (int64_t h = 0; h < hidden; h++)
+        for (int64_t e = 0; e < l->experts; e++)
+            gln_store(gate, h * l->experts + e, dtype, h == e);
+    for (int64_t t = 0; t < rows; t++)
+        for (int64_t e = 0; e < l->experts; e++)
+            gln_store(x, t * hidden + e, dtype, l->data[(first + t) * l->experts + e]);
+}
+
 /* Keys that a run must have and a router does not care about come first, so that files and
  * overrides stay free to set them; what must fit the tensor comes last. */
 enum { OWN_MAX = 8 };

@@ -142,4 +142,12 @@ has_keys "bench --json" out bench median_seconds min_seconds tokens_per_second g
 documented out
 must_run 2 bench layer run.yaml --tokens 32 --repeat 2 --gemm 32
 says "bench layer RUN.yaml" 'H 16, F 24, E 8, K 1, D 4' out
+recorded="--logits $source_dir/tests/data/routing.safetensors --tensor step-100.layer-2.logits"
+replay="bench layer $recorded --set model.hidden=16 --set model.expert_hidden=16 --set parallel.domains=4"
+must_run 0 $replay --repeat 1 --gemm 32 --json
+grep -o '"ledger".*' out >ledger-1
+must_run 4 $replay --repeat 1 --gemm 32 --json
+grep -o '"ledger".*' out >ledger-4
+cmp -s ledger-1 ledger-4 || fail "bench layer: 4 ranks replay a recording otherwise than 1"
+grep -q '"tokens":4096' ledger-1 || fail "bench layer does not replay the tokens of the recording"
 finish

@@ -3,12 +3,15 @@
     test_router.py ROUTER_CASES [--cases N] [--seed S] [--only I [--large]]
 
 Two thirds of the cases have fixed seeds, the others one that is drawn and printed; --seed repeats a
-printed one, --only a single case (--large: one of the few large ones, seed 2). The plan must be equal, weights within 1e-6 (1e-12 in double), gradients within 1e-9 in
-double. Every case is routed with 1 and with 3 threads; the results must be the same bytes.
+printed one, --only a single case (--large: one of the few large ones, seed 2). A tenth of them replay
+the gate logits of a real run (docs/recording.md). The plan must be equal, weights within 1e-6 (1e-12
+in double), gradients within 1e-9 in double. Every case is routed with 1 and with 3 threads; the results must be the same bytes.
 """
 
 import argparse
+import json
 import math
+import os
 import random
 import struct
 import subprocess
@@ -20,7 +23,7 @@ from router_oracle import uses_sigmoid
 POLICIES = list(DEFAULTS)
 PRIORITIES = ["", "max", "position", "random", "score"]
 WEIGHTS = ["", "p", "topk_softmax", "normalized"]
-LOGITS = "normal zipf one_expert ties equal twins eighty denormal underflow".split()
+LOGITS = "normal zipf one_expert ties equal twins eighty denormal underflow recorded".split()
 LEDGER = (
     "tokens choices slots routed overflow filled padded rescued rectified dropped rect_tokens "
     "rect_rows unserved sent_rows"
@@ -35,11 +38,29 @@ class Wrong(Exception):
 # ---- cases
 
 
+def recorded_rows():
+    """The shipped recording: gate logits of all steps and layers, one row per token."""
+    path = os.path.join(os.path.dirname(__file__), "..", "data", "routing.safetensors")
+    with open(path, "rb") as file:
+        data = file.read()
+    start = 8 + struct.unpack_from("<Q", data)[0]
+    rows = []
+    for name, tensor in json.loads(data[8:start]).items():
+        if name.endswith(".logits"):
+            experts, (first, end) = tensor["shape"][-1], tensor["data_offsets"]
+            values = struct.unpack(f"<{(end - first) // 4}f", data[start + first : start + end])
+            rows += [values[i : i + experts] for i in range(0, len(values), experts)]
+    return rows
+
+
+RECORDED = recorded_rows()
+
+
 def draw_logits(r, kind, case):
     T, E = case.tokens, case.experts
     favourite, shift = r.randrange(E), r.randrange(E)
     edge = (700, 745) if case.double else (80, 104)
-    rows = []
+    rows, first = [], r.randrange(len(RECORDED))
     for t in range(T):
         row = [r.gauss(0, 1) for _ in range(E)]
         if kind == "zipf":
@@ -58,6 +79,10 @@ def draw_logits(r, kind, case):
             row = [x * (1e-310 if case.double else 1e-41) for x in row]
         elif kind == "underflow":  # scores that are denormal or 0
             row = [x - r.choice((0, 0, r.uniform(*edge), 2000)) for x in row]
+        elif kind == "recorded":  # consecutive tokens; more experts than recorded repeat with noise
+            real = RECORDED[(first + t) % len(RECORDED)]
+            noise = [0.01 * x if e >= len(real) else 0.0 for e, x in enumerate(row)]
+            row = [real[e % len(real)] + x for e, x in enumerate(noise)]
         rows.append(row)
     return rows if case.double else [[f32(x) for x in row] for row in rows]
 
