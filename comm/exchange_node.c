@@ -220,9 +220,10 @@ static gln_status_t headers_exchange(gln_exchange_t *x)
 static void offsets_take(gln_exchange_t *x)
 {
     gln_exchange_node_t *n = &x->node;
-    int64_t relayed = 0;
+    int64_t relayed = 0, most = x->local * x->options.tokens;
     for (int b = 0; b < n->nodes; b++) {
         const int32_t *header = n->header_in + b * (1 + n->width);
+        GLN_ASSERT(b == n->own || (header[0] >= 0 && header[0] <= most));
         n->hub_first[b + 1] = n->hub_first[b] + (b == n->own ? 0 : header[0]);
         for (int w = 0; w < n->width; w++) {
             int64_t count = b == n->own ? 0 : header[1 + w];
