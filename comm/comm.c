@@ -24,6 +24,15 @@ void gln_comm_set_up(gln_comm_t *comm, const gln_comm_ops_t *ops, int rank, int 
     comm->scratch_bytes = 0;
 }
 
+void gln_comm_set_nodes(gln_comm_t *comm, const int *nodes, int count)
+{
+    GLN_ASSERT(comm && nodes && count > 0);
+    for (int r = 0; r < comm->size; r++)
+        GLN_ASSERT(nodes[r] >= 0 && nodes[r] < count);
+    memcpy(comm->nodes, nodes, (size_t)comm->size * sizeof *comm->nodes);
+    comm->nodes_count = count;
+}
+
 gln_status_t gln_comm_scratch(gln_comm_t *comm, size_t bytes)
 {
     if (bytes <= comm->scratch_bytes) return GLN_OK;

@@ -49,6 +49,10 @@ struct gln_comm {
 /** Fill the fields that every backend shares. */
 void gln_comm_set_up(gln_comm_t *comm, const gln_comm_ops_t *ops, int rank, int size, int *nodes);
 
+/** Pretend that rank r lives on node nodes[r] < count, the same on every rank: before anything is
+ * opened on the communicator, for tests of what happens between nodes. */
+void gln_comm_set_nodes(gln_comm_t *comm, const int *nodes, int count);
+
 /** Make comm->scratch hold `bytes`, on every rank or on none. COLLECTIVE, same `bytes` everywhere.
  */
 gln_status_t gln_comm_scratch(gln_comm_t *comm, size_t bytes);

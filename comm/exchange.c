@@ -81,9 +81,12 @@ gln_status_t gln_exchange_forward(gln_exchange_t *x, const gln_exchange_flow_t *
     const gln_comm_ops_t *ops = x->comm->ops;
     gln_status_t status = GLN_OK;
     int64_t first;
-    int j0;
+    int j0, by_node = flow == &x->rows && x->node.nodes > 0;
+    if (by_node) status = gln_exchange_node_dispatch_start(x, in);
+    if (status != GLN_OK) return status;
     for (int step = 1; step < x->group_ranks; step++) {
         int peer = peer_of(x, -step, &j0);
+        if (by_node && gln_exchange_apart(x, peer)) continue;
         for (int i = 0; i < x->local; i++) {
             int64_t count = block_received(x, flow, i, j0, &first);
             if (count > 0)
@@ -94,6 +97,7 @@ gln_status_t gln_exchange_forward(gln_exchange_t *x, const gln_exchange_flow_t *
     }
     for (int step = 1; step < x->group_ranks; step++) {
         int peer = peer_of(x, step, &j0);
+        if (by_node && gln_exchange_apart(x, peer)) continue;
         for (int j = j0; j < j0 + x->local; j++) {
             int64_t count = block_staged(x, flow, j, &first);
             for (int s = 0; s < x->local; s++)
@@ -112,7 +116,9 @@ gln_status_t gln_exchange_forward(gln_exchange_t *x, const gln_exchange_flow_t *
                 pair_copy(x, flow, unit, in, s, j,
                           (char *)out + (size_t)flow->received_offset[pair] * unit);
             }
-    return ops->wait(x->comm);
+    status = ops->wait(x->comm);
+    if (status != GLN_OK || !by_node) return status;
+    return gln_exchange_node_dispatch_finish(x, out);
 }
 
 /* The way back: from `in` (received order) to the staging buffer of the source. What stays inside
@@ -123,9 +129,12 @@ static gln_status_t backward(gln_exchange_t *x, const gln_exchange_flow_t *flow,
     const gln_comm_ops_t *ops = x->comm->ops;
     gln_status_t status = GLN_OK;
     int64_t first;
-    int j0;
+    int j0, by_node = flow == &x->rows && x->node.nodes > 0;
+    if (by_node) status = gln_exchange_node_combine_start(x, in);
+    if (status != GLN_OK) return status;
     for (int step = 1; step < x->group_ranks; step++) {
         int peer = peer_of(x, -step, &j0);
+        if (by_node && gln_exchange_apart(x, peer)) continue;
         for (int j = j0; j < j0 + x->local; j++) {
             int64_t count = block_staged(x, flow, j, &first);
             if (count > 0)
@@ -136,6 +145,7 @@ static gln_status_t backward(gln_exchange_t *x, const gln_exchange_flow_t *flow,
     }
     for (int step = 1; step < x->group_ranks; step++) {
         int peer = peer_of(x, step, &j0);
+        if (by_node && gln_exchange_apart(x, peer)) continue;
         for (int i = 0; i < x->local; i++) {
             int64_t count = block_received(x, flow, i, j0, &first);
             if (count > 0)
@@ -147,17 +157,22 @@ static gln_status_t backward(gln_exchange_t *x, const gln_exchange_flow_t *flow,
     return ops->wait(x->comm);
 }
 
-static const char *entry_row(const gln_exchange_t *x, const char *in, gln_exchange_entry_t entry)
+static const char *entry_row(const gln_exchange_t *x, const char *stage, const char *in,
+                             gln_exchange_entry_t entry)
 {
-    return entry.row >= 0 ? x->stage + (size_t)entry.row * x->row_bytes
+    return entry.row >= 0 ? stage + (size_t)entry.row * x->row_bytes
                           : in + (size_t)~entry.row * x->row_bytes;
 }
 
-/* out [H] = tree over `count` >= 2 entries in ascending domain. Partial sum number p of the stack
- * lies in x->sums[p] once it is a sum, and where it came from before that. */
-static void token_sum(gln_exchange_t *x, const gln_exchange_entry_t *entries, int64_t count,
-                      const char *in, char *out)
+/* Partial sum number p of the stack lies in x->sums[p] once it is a sum, and where it came from
+ * before that. */
+void gln_exchange_token_sum(gln_exchange_t *x, const gln_exchange_entry_t *entries, int64_t count,
+                            const char *stage, const char *in, char *out)
 {
+    if (count == 1) {
+        memcpy(out, entry_row(x, stage, in, entries[0]), x->row_bytes);
+        return;
+    }
     const char *stack[33];
     int meets[33]; /* level at which stack[p] meets stack[p + 1] */
     int depth = 0;
@@ -172,7 +187,7 @@ static void token_sum(gln_exchange_t *x, const gln_exchange_entry_t *entries, in
             }
             meets[depth - 1] = level;
         }
-        stack[depth++] = entry_row(x, in, entries[e]);
+        stack[depth++] = entry_row(x, stage, in, entries[e]);
     }
     for (; depth > 1; depth--) {
         char *sum = depth == 2 ? out : x->sums + (size_t)(depth - 2) * x->row_bytes;
@@ -217,10 +232,8 @@ gln_status_t gln_exchange_combine(gln_exchange_t *x, const void *in, void *out)
         char *sum = (char *)out + (size_t)t * x->row_bytes;
         if (count == 0)
             memset(sum, 0, x->row_bytes);
-        else if (count == 1)
-            memcpy(sum, entry_row(x, in, entries[0]), x->row_bytes);
         else
-            token_sum(x, entries, count, in, sum);
+            gln_exchange_token_sum(x, entries, count, x->stage, in, sum);
     }
     return GLN_OK;
 }
@@ -259,6 +272,18 @@ void gln_traffic_add(gln_traffic_t *sum, const gln_traffic_t *item)
     sum->rank_bytes += item->rank_bytes;
     sum->node_bytes += item->node_bytes;
     sum->remote_bytes += item->remote_bytes;
+}
+
+const char *gln_exchange_form(const gln_exchange_t *x)
+{
+    GLN_ASSERT(x);
+    return x->node.nodes > 0 ? "hierarchical" : "flat";
+}
+
+const char *gln_exchange_form_reason(const gln_exchange_t *x)
+{
+    GLN_ASSERT(x);
+    return x->form_reason;
 }
 
 gln_traffic_t gln_exchange_traffic(const gln_exchange_t *x)

@@ -6,6 +6,10 @@
  * domain, with metadata bytes that the caller defines (which expert, which weight). Row buffers are
  * sized at open: rows_max per (source, destination) pair bounds everything.
  *
+ * Between nodes there are two forms, with the same bits. Flat: every pair of ranks for itself.
+ * Hierarchical: a row that several domains of a remote node want travels there once and fans out
+ * inside the node, and one partial sum per (token, remote node) comes back.
+ *
  * Order of received rows: by destination domain of this rank, then by source domain within the
  * group, then in the order the source listed them. It depends on no rank count.
  *
@@ -22,15 +26,22 @@ extern "C" {
 
 typedef struct gln_exchange gln_exchange_t;
 
+typedef enum gln_exchange_across {
+    GLN_ACROSS_AUTO = 0, /* hierarchical where it is possible and a node hosts several domains */
+    GLN_ACROSS_FLAT,
+    GLN_ACROSS_HIERARCHICAL /* refused where it is impossible */
+} gln_exchange_across_t;
+
 typedef struct gln_exchange_options {
-    int domains;           /* D; P divides D */
-    int groups;            /* R; divides D; P divides R or R divides P. 0: 1 */
-    int64_t tokens;        /* T of one domain */
-    int64_t hidden;        /* H */
-    gln_dtype_t dtype;     /* of rows: F32 or F64 */
-    int64_t rows_max;      /* rows of one (source, destination) pair at most, <= T */
-    int64_t scalars_max;   /* scalars of one (source, destination) pair at most */
-    size_t meta_bytes_max; /* metadata bytes of one (source, destination) pair at most */
+    int domains;                  /* D; P divides D */
+    int groups;                   /* R; divides D; P divides R or R divides P. 0: 1 */
+    int64_t tokens;               /* T of one domain */
+    int64_t hidden;               /* H */
+    gln_dtype_t dtype;            /* of rows: F32 or F64 */
+    int64_t rows_max;             /* rows of one (source, destination) pair at most, <= T */
+    int64_t scalars_max;          /* scalars of one (source, destination) pair at most */
+    size_t meta_bytes_max;        /* metadata bytes of one (source, destination) pair at most */
+    gln_exchange_across_t across; /* form of the exchange between nodes */
 } gln_exchange_options_t;
 
 /* What one source rank sends, for each of its local domains s in [0, D/P) and each destination j in
@@ -56,7 +67,8 @@ typedef struct gln_exchange_received {
     const size_t *meta_offset; /* [D/P * G + 1] bytes */
 } gln_exchange_received_t;
 
-/* Rows that crossed each kind of link in the last dispatch or combine, counted at the sender. */
+/* Rows that crossed each kind of link in the last dispatch or combine, counted at the sender. In
+ * the hierarchical form a row that a node passes on inside counts as a row of that node. */
 typedef struct gln_traffic {
     int64_t rank_rows, node_rows,
         remote_rows; /* inside this rank, inside the node, between nodes */
@@ -64,11 +76,19 @@ typedef struct gln_traffic {
 } gln_traffic_t;
 
 /** COLLECTIVE, with the same options on every rank; a failure on one rank is returned on all.
- *  @return GLN_OK; GLN_ERR_ARGUMENT (P, D, R do not fit: the message says which must divide which);
+ *  @return GLN_OK; GLN_ERR_ARGUMENT (P, D, R do not fit: the message says which must divide which;
+ *          or the hierarchical form is asked for and impossible: it says why);
  *          GLN_ERR_MEMORY. `comm` is borrowed until close. */
 gln_status_t gln_exchange_open(gln_comm_t *comm, const gln_exchange_options_t *options,
                                gln_exchange_t **out);
 void gln_exchange_close(gln_exchange_t *x); /* takes NULL */
+
+/** "flat" or "hierarchical": the form between nodes; and why, in a few words. The hierarchical form
+ * is possible where every group spans several nodes and each of these hosts an aligned power-of-two
+ * part of the group's domains, the same on all. Both texts are the same on every rank and live as
+ * long as the exchange. */
+const char *gln_exchange_form(const gln_exchange_t *x);
+const char *gln_exchange_form_reason(const gln_exchange_t *x);
 
 /** Bytes that the exchange holds. */
 size_t gln_exchange_bytes(const gln_exchange_t *x);

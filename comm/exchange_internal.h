@@ -1,6 +1,7 @@
-/* Inside of an exchange, for exchange.c (moving) and exchange_plan.c (opening and planning). In
- * comments Dl = D/P: domains of one rank. Pairs as the header counts them: s*G + j for the source,
- * i*G + j for the destination. */
+/* Inside of an exchange, for exchange.c (moving), exchange_plan.c (opening and planning) and
+ * exchange_node.c (the hierarchical form between nodes). In comments Dl = D/P: domains of one rank;
+ * M nodes share a group, each hosts N of its ranks and W = N*Dl of its domains. Pairs as the header
+ * counts them: s*G + j for the source, i*G + j for the destination. */
 #ifndef GLN_COMM_EXCHANGE_INTERNAL_H
 #define GLN_COMM_EXCHANGE_INTERNAL_H
 
@@ -29,6 +30,29 @@ typedef struct gln_exchange_entry {
     int32_t domain, row;
 } gln_exchange_entry_t;
 
+/* The hierarchical form. Nodes are counted within the group, 0 to M - 1; ranks within their part of
+ * the node, 0 to N - 1, domains likewise, 0 to W - 1. */
+typedef struct gln_exchange_node {
+    int nodes;      /* M; 0: the flat form, and nothing below is set */
+    int ranks;      /* N */
+    int width;      /* W */
+    int own, index; /* this rank's node, and this rank within it */
+    /* as a source. Distinct rows for node b stand from stage row stage_offset[b*W*Dl] on */
+    int32_t *sent;       /* [M] distinct rows for each node */
+    int32_t *row_source; /* [Dl*(G-Dl)*rows_max] row of `in` of a distinct row, by stage row */
+    int32_t *row_index;  /* same size: which distinct row of its node each planned row is */
+    /* as a gateway: for the rank with our index on each other node */
+    int32_t *header_out, *header_in;   /* [M * (1 + W)] distinct rows, planned rows per domain */
+    int64_t *hub_first;                /* [M + 1] distinct rows of each source node, in `hub` */
+    int64_t *index_first;              /* [M*W + 1] planned rows, in hub_index */
+    int64_t *relay_first;              /* [M*W] rows for other ranks of this node, in `relay` */
+    int32_t *hub_index;                /* [(M-1)*W*Dl*rows_max] row_index of the sources */
+    int64_t *hub_entry;                /* [hub rows + 1] first entry of each distinct row */
+    gln_exchange_entry_t *hub_entries; /* [(M-1)*W*Dl*rows_max]; row: of `relay` */
+    char *hub;   /* distinct rows from (dispatch) or for (combine) other nodes */
+    char *relay; /* rows for (dispatch) or from (combine) other ranks of this node */
+} gln_exchange_node_t;
+
 struct gln_exchange {
     gln_comm_t *comm;
     gln_exchange_options_t options;
@@ -51,6 +75,8 @@ struct gln_exchange {
     char *stage;         /* rows, scalars or metadata on their way to or from other ranks */
     char *sums;          /* [levels, H] partial sums of one token */
     gln_traffic_t traffic_dispatch, traffic_combine, traffic;
+    gln_exchange_node_t node;
+    char form_reason[160];
     gln_arena_t arena;
 };
 
@@ -62,6 +88,31 @@ int gln_exchange_index_of(const gln_exchange_t *x, int s, int j);
  * to `out` (received order). */
 gln_status_t gln_exchange_forward(gln_exchange_t *x, const gln_exchange_flow_t *flow, size_t unit,
                                   const void *in, void *out);
+
+/** out [H] = tree over `count` >= 1 entries in ascending domain; rows stand in `stage` and `in`. */
+void gln_exchange_token_sum(gln_exchange_t *x, const gln_exchange_entry_t *entries, int64_t count,
+                            const char *stage, const char *in, char *out);
+
+/** Does `peer` live on another node, and do its rows take the hierarchical form? */
+static inline int gln_exchange_apart(const gln_exchange_t *x, int peer)
+{
+    const int *nodes = x->comm->nodes;
+    return x->node.nodes > 0 && nodes[peer] != nodes[x->comm->rank];
+}
+
+/** Choose the form between nodes (x->node.nodes ... index, x->form_reason).
+ *  @return GLN_OK; GLN_ERR_ARGUMENT when it is forced and impossible. */
+gln_status_t gln_exchange_node_choose(gln_exchange_t *x);
+/** The rest is for the hierarchical form alone. Lay out its buffers. */
+void gln_exchange_node_layout(gln_exchange_t *x, gln_arena_t *arena);
+/** After the flat plan is complete: turn the entries of each remote node into one, and tell the
+ * gateways. COLLECTIVE over the group. Adds to both counts of traffic. */
+gln_status_t gln_exchange_node_plan(gln_exchange_t *x);
+/** Dispatch: start sending between nodes; after ops->wait, fan out inside this one. */
+gln_status_t gln_exchange_node_dispatch_start(gln_exchange_t *x, const char *in);
+gln_status_t gln_exchange_node_dispatch_finish(gln_exchange_t *x, char *out);
+/** Combine: sum inside the node, start returning sums to where x->entries point; ops->wait ends. */
+gln_status_t gln_exchange_node_combine_start(gln_exchange_t *x, const char *in);
 
 #ifdef __cplusplus
 }

@@ -99,6 +99,7 @@ static void layout(gln_exchange_t *x, gln_arena_t *arena)
     size_t stage =
         largest((size_t)o->rows_max * x->row_bytes, (size_t)o->scalars_max * x->element_bytes);
     x->stage = gln_arena_take(arena, remote * largest(stage, o->meta_bytes_max));
+    if (x->node.nodes > 0) gln_exchange_node_layout(x, arena);
 }
 
 gln_status_t gln_exchange_open(gln_comm_t *comm, const gln_exchange_options_t *options,
@@ -125,6 +126,9 @@ gln_status_t gln_exchange_open(gln_comm_t *comm, const gln_exchange_options_t *o
         x->element_bytes = gln_dtype_bytes(o.dtype);
         x->row_bytes = (size_t)o.hidden * x->element_bytes;
         x->record = 1 + (x->group_ranks > 1 ? 3 * x->local * x->local : 0);
+        status = gln_exchange_node_choose(x);
+    }
+    if (status == GLN_OK) {
         layout(x, &x->arena);
         status = gln_arena_commit(&x->arena, gln_device_cpu());
     }
@@ -350,6 +354,7 @@ static void traffic_count(gln_exchange_t *x)
     for (int s = 0; s < x->local; s++)
         for (int j = 0; j < x->group; j++) {
             int peer = gln_exchange_rank_of(x, s, j), pair = s * x->group + j;
+            if (gln_exchange_apart(x, peer)) continue; /* gln_exchange_node_plan counts these */
             traffic_add(x, peer, x->rows.sent[pair], &x->traffic_dispatch);
             traffic_add(x, peer, x->rows.received[pair], &x->traffic_combine);
         }
@@ -371,6 +376,8 @@ gln_status_t gln_exchange_plan(gln_exchange_t *x, const gln_exchange_send_t *sen
     flow_offsets(x, &x->meta);
     entries_sort(x);
     traffic_count(x);
+    if (x->node.nodes > 0) status = gln_exchange_node_plan(x);
+    if (status != GLN_OK) return status;
     status = gln_exchange_forward(x, &x->meta, 1, send->meta, x->meta_received);
     if (status != GLN_OK) return status;
     int pairs = x->local * x->group;

@@ -43,6 +43,13 @@ static void print_ranks(const gln_train_t *t, FILE *out)
             m->features);
 }
 
+static void print_exchange(const gln_train_t *t, FILE *out)
+{
+    const char *reason, *form = gln_model_exchange_form(gln_trainer_model(t->trainer), &reason);
+    if (form && t->machine.nodes > 1)
+        fprintf(out, "  exchange  %s between nodes: %s\n", form, reason);
+}
+
 static void print_model(const gln_train_t *t, FILE *out)
 {
     char total[16], active[16];
@@ -127,6 +134,11 @@ static void print_start_json(const gln_train_t *t, const char *changes, FILE *ou
         (json_int_t)t->run.train.steps, "changed", changes);
     json_object_update(object, rest);
     json_decref(rest);
+    const char *reason, *form = gln_model_exchange_form(gln_trainer_model(t->trainer), &reason);
+    if (form) {
+        json_object_set_new(object, "exchange", json_string(form));
+        json_object_set_new(object, "exchange_reason", json_string(reason));
+    }
     gln_figures_print(object, out, "standard output");
 }
 
@@ -138,6 +150,7 @@ gln_status_t gln_train_print_start(gln_train_t *t, const char *changes)
     }
     printf("gleaner %s: training %s\n", gln_version(), t->source.path);
     print_ranks(t, stdout);
+    print_exchange(t, stdout);
     print_model(t, stdout);
     gln_status_t status = print_data(t, "train", t->run.data.train, stdout);
     if (status == GLN_OK && t->validates)

@@ -23,6 +23,7 @@ typedef struct gln_layer_options {
     int forward_only;           /* 1: keep nothing for backward */
     int balance_global; /* 1: the balance loss looks at the load over all domains (gln_plan_balance)
                          */
+    gln_exchange_across_t across; /* form of the exchange between nodes */
 } gln_layer_options_t;
 
 /* Local parameters of one layer, borrowed. Expert i is global expert first_expert + i. */
@@ -51,6 +52,8 @@ gln_status_t gln_layer_workspace_open(const gln_parallel_t *parallel, gln_kernel
                                       gln_layer_workspace_t **out);
 void gln_layer_workspace_close(gln_layer_workspace_t *workspace); /* takes NULL; COLLECTIVE */
 size_t gln_layer_workspace_bytes(const gln_layer_workspace_t *workspace);
+/** Form of the exchange between nodes, and why (gln_exchange_form). */
+const char *gln_layer_workspace_form(const gln_layer_workspace_t *workspace, const char **reason);
 
 /** @param index      number of this layer, keys the router's draws, named in errors
  *  @param parallel, kernels, workspace  borrowed until close

@@ -186,7 +186,7 @@ static void layout(gln_layer_workspace_t *w)
 }
 
 static gln_status_t open_exchange(const gln_parallel_t *parallel, const gln_kernels_t *kernels,
-                                  gln_layer_workspace_t *w)
+                                  gln_exchange_across_t across, gln_layer_workspace_t *w)
 {
     gln_exchange_options_t options = {.domains = parallel->domains,
                                       .groups = parallel->groups,
@@ -195,7 +195,8 @@ static gln_status_t open_exchange(const gln_parallel_t *parallel, const gln_kern
                                       .dtype = kernels->dtype,
                                       .rows_max = w->bounds.pair_rows,
                                       .scalars_max = w->bounds.pair_routes,
-                                      .meta_bytes_max = (size_t)w->bounds.pair_meta_bytes};
+                                      .meta_bytes_max = (size_t)w->bounds.pair_meta_bytes,
+                                      .across = across};
     return gln_exchange_open(parallel->comm, &options, &w->exchange);
 }
 
@@ -224,7 +225,7 @@ gln_status_t gln_layer_workspace_open(const gln_parallel_t *parallel, gln_kernel
     status = gln_comm_agree(parallel->comm, status, &rank);
     if (status != GLN_OK) goto fail;
     layout(w);
-    status = open_exchange(parallel, kernels, w);
+    status = open_exchange(parallel, kernels, options->across, w);
     if (status != GLN_OK) goto fail;
     *out = w;
     return GLN_OK;
@@ -244,4 +245,10 @@ void gln_layer_workspace_close(gln_layer_workspace_t *workspace)
 size_t gln_layer_workspace_bytes(const gln_layer_workspace_t *workspace)
 {
     return workspace->arena.size_bytes + gln_exchange_bytes(workspace->exchange);
+}
+
+const char *gln_layer_workspace_form(const gln_layer_workspace_t *workspace, const char **reason)
+{
+    *reason = gln_exchange_form_reason(workspace->exchange);
+    return gln_exchange_form(workspace->exchange);
 }

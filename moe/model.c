@@ -215,7 +215,8 @@ static gln_status_t open_layers(gln_model_t *m)
                                          .router = m->o.router,
                                          .capacity_factor_max = m->o.capacity_factor_max,
                                          .balance_global = m->o.balance_global,
-                                         .forward_only = !m->training};
+                                         .forward_only = !m->training,
+                                         .across = m->o.across};
     if (m->moe_layers == 0) return GLN_OK;
     gln_status_t status = gln_layer_workspace_open(m->parallel, m->k, &options, &m->workspace);
     for (int i = 0; i < m->o.layers && status == GLN_OK; i++) {
@@ -309,6 +310,12 @@ gln_model_bytes_t gln_model_bytes(const gln_model_t *m)
     for (int i = 0; i < m->o.layers; i++)
         if (m->blocks[i].layer) bytes.activations += gln_layer_bytes(m->blocks[i].layer);
     return bytes;
+}
+
+const char *gln_model_exchange_form(const gln_model_t *m, const char **reason)
+{
+    *reason = NULL;
+    return m->workspace ? gln_layer_workspace_form(m->workspace, reason) : NULL;
 }
 
 /* ---- the routers' bias --------------------------------------------------------------------------

@@ -31,6 +31,7 @@ typedef struct gln_model_options {
     double capacity_factor_max; /* largest factor that calls will ask for; 0: the router's */
     int balance_global;         /* 1: the balance loss looks at the load over all domains */
     int bias; /* 1: MoE layers have a bias parameter; always so if the router's policy has one */
+    gln_exchange_across_t across; /* form of the exchange between nodes; changes no result */
 } gln_model_options_t;
 
 typedef struct gln_model gln_model_t;
@@ -54,6 +55,9 @@ typedef struct gln_model_bytes {
     size_t parameters, activations, workspace;
 } gln_model_bytes_t;
 gln_model_bytes_t gln_model_bytes(const gln_model_t *model);
+
+/** Form of the exchange between nodes, and why (gln_exchange_form); NULL without MoE layers. */
+const char *gln_model_exchange_form(const gln_model_t *model, const char **reason);
 
 typedef struct gln_model_call {
     const int32_t *ids;    /* [local_domains * sequences, S] */

@@ -20,6 +20,7 @@ static const char *const weight_forms[] = {"auto", "p", "topk_softmax", "normali
 static const char *const balances[] = {"domain", "global", NULL};
 static const char *const backends[] = {"cpu", "ref", NULL};
 static const char *const dtypes[] = {"f32", "f64", NULL};
+static const char *const exchanges[] = {"auto", "flat", "hierarchical", NULL};
 static const char *const routings[] = {"dropless", "train", NULL};
 static const char *const resumes[] = {"auto", "never", NULL};
 
@@ -109,6 +110,9 @@ static const gln_config_field_t fields[] = {
     INT(parallel.threads, 0, 1024, "0", "threads per rank; 0: the cores this rank may use"),
     CHOICE(parallel.backend, backends, "cpu", "kernels: cpu (oneDNN) or ref (slow, plain C)"),
     CHOICE(parallel.dtype, dtypes, "f32", "compute type; f64 needs backend ref"),
+    CHOICE(parallel.exchange, exchanges, "auto",
+           "rows between nodes: each for itself, or once per node and fanned out there; no result "
+           "depends on it"),
 
     INT(train.steps, 0, 1e12, "1000", "optimizer steps in all"),
     INT(train.batch, 1, LARGE, "32",
@@ -268,5 +272,6 @@ gln_model_options_t gln_run_model_options(const gln_run_options_t *run)
         .capacity_factor_max = gln_run_capacity_max(run),
         .balance_global = run->router.balance == 1,
         .bias = gln_policy_has_bias((gln_policy_t)run->router.policy),
+        .across = (gln_exchange_across_t)run->parallel.exchange,
     };
 }

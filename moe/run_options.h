@@ -35,7 +35,7 @@ typedef struct gln_run_options {
     } router;
     struct {
         int64_t domains, expert_replicas, threads;
-        int backend, dtype;
+        int backend, dtype, exchange;
     } parallel;
     struct {
         int64_t steps, batch, accumulation, seed, warmup_steps, decay_steps;
