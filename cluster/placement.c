@@ -5,12 +5,12 @@
  * experts lie on: a partitioning problem with parts of equal size. Cost = 16 times the rows between
  * nodes, plus the rows inside nodes, plus 64 for every route of a domain beyond the aimed load.
  *
- * Starts: the default, and a greedy one that places experts by falling load where each adds least.
- * From both, swaps of two experts as in Kernighan and Lin, "An efficient heuristic procedure for
- * partitioning graphs" (Bell System Technical Journal, 1970), each judged exactly on the edges of
- * its two experts as in Fiduccia and Mattheyses (DAC 1982); an expert takes its best swap, pass
- * after pass, until none helps. Instead of Kernighan and Lin's chains of losing swaps the best
- * placement is disturbed by a few drawn swaps and improved again (iterated local search,
+ * Starts: the placement to better, and a greedy one that places experts by falling load where each
+ * adds least. From both, swaps of two experts as in Kernighan and Lin, "An efficient heuristic
+ * procedure for partitioning graphs" (Bell System Technical Journal, 1970), each judged exactly on
+ * the edges of its two experts as in Fiduccia and Mattheyses (DAC 1982); an expert takes its best
+ * swap, pass after pass, until none helps. Instead of Kernighan and Lin's chains of losing swaps
+ * the best placement is disturbed by a few drawn swaps and improved again (iterated local search,
  * Lourenço, Martin and Stützle, 2003). The draws are counter-based, so the result is a function of
  * the input alone.
  *
@@ -138,6 +138,7 @@ static void *array(int64_t count, size_t bytes)
 
 static void search_close(search_t *s)
 {
+    if (!s) return;
     free(s->node_mark);
     free(s->domain_mark);
     free(s->best);
@@ -281,7 +282,7 @@ static gln_status_t search_open(const gln_placement_shape_t *shape,
         if (done) index_edges(s);
     }
     if (!done) {
-        if (s) search_close(s);
+        search_close(s);
         return gln_fail(GLN_ERR_MEMORY, "placement: no memory for %lld tokens",
                         (long long)tokens->count);
     }
@@ -513,16 +514,24 @@ static void disturb(search_t *s)
 }
 
 gln_status_t gln_placement_choose(const gln_placement_shape_t *shape,
-                                  const gln_placement_tokens_t *tokens, int32_t *domain_of)
+                                  const gln_placement_tokens_t *tokens, const int32_t *from,
+                                  int32_t *domain_of)
 {
     search_t *s = NULL;
     gln_status_t status = search_open(shape, tokens, 1, &s);
-    if (status != GLN_OK) return status;
+    if (status == GLN_OK && from) status = check_placement(s, from);
+    if (status != GLN_OK) {
+        search_close(s);
+        return status;
+    }
     greedy(s);
     s->best_total = INT64_MAX;
     evaluate(s);
     improve(s);
-    gln_placement_default(&s->shape, s->domain_of);
+    if (from)
+        memcpy(s->domain_of, from, (size_t)s->shape.experts * sizeof *from);
+    else
+        gln_placement_default(&s->shape, s->domain_of);
     evaluate(s);
     improve(s);
     int64_t routes = s->offset[s->edges_count];
@@ -546,6 +555,20 @@ void gln_placement_default(const gln_placement_shape_t *shape, int32_t *domain_o
     int per_domain = shape->experts / (shape->domains / (shape->groups ? shape->groups : 1));
     for (int e = 0; e < shape->experts; e++)
         domain_of[e] = e / per_domain;
+}
+
+static int by_domain(const void *a, const void *b, void *ctx)
+{
+    const int32_t *domain_of = ctx;
+    int32_t d = domain_of[*(const int32_t *)a], e = domain_of[*(const int32_t *)b];
+    return d != e ? (d > e) - (d < e) : by_number(a, b);
+}
+
+void gln_placement_order(int experts, const int32_t *domain_of, int32_t *expert_at)
+{
+    for (int e = 0; e < experts; e++)
+        expert_at[e] = e;
+    qsort_r(expert_at, (size_t)experts, sizeof *expert_at, by_domain, (void *)(uintptr_t)domain_of);
 }
 
 gln_status_t gln_placement_count(const gln_placement_shape_t *shape,

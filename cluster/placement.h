@@ -53,6 +53,11 @@ typedef struct gln_placement_count {
 /** domain_of of no placement: e / L. @param domain_of [E] out */
 void gln_placement_default(const gln_placement_shape_t *shape, int32_t *domain_of);
 
+/** The experts domain by domain, ascending within one.
+ *  @param domain_of [E]
+ *  @param expert_at [E] out */
+void gln_placement_order(int experts, const int32_t *domain_of, int32_t *expert_at);
+
 /** @param domain_of [E]
  *  @return GLN_OK; GLN_ERR_ARGUMENT: a number that does not fit the shape, a token's expert or
  *          source out of range, or a domain that hosts not exactly L experts; GLN_ERR_MEMORY. */
@@ -61,11 +66,13 @@ gln_status_t gln_placement_count(const gln_placement_shape_t *shape,
                                  gln_placement_count_t *out);
 
 /** A placement that sends few rows between nodes, then few inside them, without a domain above the
- *  aimed load where that can be. Never worse than the default by that measure.
+ *  aimed load where that can be. Never worse than `from` by that measure.
+ *  @param from      [E] the placement to better; NULL: the default
  *  @param domain_of [E] out
  *  @return as gln_placement_count. */
 gln_status_t gln_placement_choose(const gln_placement_shape_t *shape,
-                                  const gln_placement_tokens_t *tokens, int32_t *domain_of);
+                                  const gln_placement_tokens_t *tokens, const int32_t *from,
+                                  int32_t *domain_of);
 
 #ifdef __cplusplus
 }

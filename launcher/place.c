@@ -191,9 +191,28 @@ static gln_status_t open_router(gln_comm_t *self, place_t *p)
     p->after = malloc(rows * sizeof *p->after);
     if (!p->before || !p->after)
         return gln_fail(GLN_ERR_MEMORY, "place: no memory for %d layers", p->layers_count);
-    for (int i = 0; i < p->layers_count; i++)
-        gln_placement_default(s, p->before + (size_t)i * (size_t)s->experts);
     return GLN_OK;
+}
+
+/* The run's placement, or none. */
+static gln_status_t load_before(place_t *p)
+{
+    const gln_placement_shape_t *s = &p->head.shape;
+    const char *path = p->run.parallel.placement;
+    int layers = (int)p->run.model.layers, last = p->layers[p->layers_count - 1];
+    if (layers <= last) layers = last + 1;
+    size_t row = (size_t)s->experts;
+    int32_t *all = malloc((size_t)layers * row * sizeof *all);
+    if (!all) return gln_fail(GLN_ERR_MEMORY, "place: no memory for %d layers", layers);
+    gln_status_t status = GLN_OK;
+    for (int i = 0; i < layers; i++)
+        gln_placement_default(s, all + (size_t)i * row);
+    if (path[0])
+        status = gln_placement_file_read(path, s->experts, s->domains / s->groups, layers, all);
+    for (int i = 0; i < p->layers_count && status == GLN_OK; i++)
+        memcpy(p->before + (size_t)i * row, all + (size_t)p->layers[i] * row, row * sizeof *all);
+    free(all);
+    return status;
 }
 
 /* ---- tokens -------------------------------------------------------------------------------------
@@ -295,7 +314,7 @@ static gln_status_t place_layer(place_t *p, int i, int json)
         gln_placement_tokens_t tokens = {l->count, l->source, l->offset, l->expert};
         gln_place_figures_t f = {.layer = p->layers[i], .held_out = held_out, .domain_of = after};
         if (held_out && p->head.held_out == 0) break;
-        if (!held_out) status = gln_placement_choose(s, &tokens, after);
+        if (!held_out) status = gln_placement_choose(s, &tokens, before, after);
         if (status == GLN_OK) status = gln_placement_count(s, &tokens, before, &f.before);
         if (status == GLN_OK) status = gln_placement_count(s, &tokens, after, &f.after);
         if (status != GLN_OK) break;
@@ -319,6 +338,7 @@ static gln_status_t place(gln_session_t *session, gln_comm_t *self,
     if (status == GLN_OK) status = load_shape(arguments, p);
     if (status == GLN_OK) status = list_layers(p);
     if (status == GLN_OK) status = open_router(self, p);
+    if (status == GLN_OK) status = load_before(p);
     if (status != GLN_OK) return status;
     session->working = true;
     if (!json) gln_place_print_head(&p->head);

@@ -50,7 +50,7 @@ static gln_placement_count_t choose(const gln_placement_shape_t *shape, const ca
                                     int32_t *domain_of)
 {
     gln_placement_tokens_t tokens = tokens_of(c);
-    cr_assert_eq(gln_placement_choose(shape, &tokens, domain_of), GLN_OK);
+    cr_assert_eq(gln_placement_choose(shape, &tokens, NULL, domain_of), GLN_OK);
     return count(shape, c, domain_of);
 }
 
@@ -210,6 +210,27 @@ Test(placement, levels_the_load)
     cr_expect_leq(after.far_domain_rows, before.far_domain_rows);
 }
 
+/* Nothing to gain: what is there stays as good. */
+Test(placement, is_never_worse_than_before)
+{
+    static case_t c;
+    gln_placement_shape_t shape = {.domains = 8, .experts = 32, .nodes = 4, .imbalance = 1000};
+    int32_t domain_of[32], from[32];
+    plant(&c, 8, 4, 32, 2, 1000, 100);
+    choose(&shape, &c, from);
+    gln_placement_tokens_t tokens = tokens_of(&c);
+    cr_assert_eq(gln_placement_choose(&shape, &tokens, from, domain_of), GLN_OK);
+    gln_placement_count_t a = count(&shape, &c, from), b = count(&shape, &c, domain_of);
+    cr_expect_leq(16 * b.far_domain_rows + b.near_rows, 16 * a.far_domain_rows + a.near_rows);
+}
+
+Test(placement, orders_experts_by_domain)
+{
+    int32_t expert_at[6];
+    gln_placement_order(6, (int32_t[]){2, 0, 1, 2, 1, 0}, expert_at);
+    cr_expect_arr_eq(expert_at, ((int32_t[]){1, 5, 2, 4, 0, 3}), sizeof expert_at);
+}
+
 Test(placement, no_tokens_and_one_domain)
 {
     static case_t c;
@@ -244,7 +265,8 @@ Test(placement, refuses)
     gln_placement_default(&good, domain_of);
     gln_log_hold(1);
     for (int i = 0; i < 6; i++) {
-        cr_expect_eq(gln_placement_choose(&bad[i], &tokens, domain_of), GLN_ERR_ARGUMENT, "%d", i);
+        cr_expect_eq(gln_placement_choose(&bad[i], &tokens, NULL, domain_of), GLN_ERR_ARGUMENT,
+                     "%d", i);
         cr_expect_eq(gln_placement_count(&bad[i], &tokens, domain_of, &n), GLN_ERR_ARGUMENT, "%d",
                      i);
     }
@@ -253,7 +275,8 @@ Test(placement, refuses)
     domain_of[7] = 0;
     cr_expect_eq(gln_placement_count(&good, &tokens, domain_of, &n), GLN_ERR_ARGUMENT);
     cr_expect(strstr(gln_last_error(), "domain 0 hosts 3"), "%s", gln_last_error());
+    cr_expect_eq(gln_placement_choose(&good, &tokens, domain_of, domain_of), GLN_ERR_ARGUMENT);
     c.expert[1] = 8;
-    cr_expect_eq(gln_placement_choose(&good, &tokens, domain_of), GLN_ERR_ARGUMENT);
+    cr_expect_eq(gln_placement_choose(&good, &tokens, NULL, domain_of), GLN_ERR_ARGUMENT);
     gln_log_hold(0);
 }
