@@ -109,6 +109,8 @@ static const gln_config_field_t fields[] = {
     INT(parallel.threads, 0, 1024, "0", "threads per rank; 0: the cores this rank may use"),
     CHOICE(parallel.backend, backends, "cpu", "kernels: cpu (oneDNN) or ref (slow, plain C)"),
     CHOICE(parallel.dtype, dtypes, "f32", "compute type; f64 needs backend ref"),
+    TEXT(parallel.placement, "",
+         "file of gleaner place that says which domain hosts which expert; empty: none"),
 
     INT(train.steps, 0, 1e12, "1000", "optimizer steps in all"),
     INT(train.batch, 1, LARGE, "32",
