@@ -17,7 +17,8 @@ typedef enum gln_rng_use {
     GLN_RNG_DATA = 2, /* order of the training windows */
     GLN_RNG_ROUTER = 3,
     GLN_RNG_SAMPLE = 4, /* generated text */
-    GLN_RNG_TEST = 5
+    GLN_RNG_TEST = 5,
+    GLN_RNG_PLACE = 6 /* search for a placement of experts */
 } gln_rng_use_t;
 
 /** The raw generator: 128-bit counter, 64-bit key, 128 random bits. */

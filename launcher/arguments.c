@@ -39,6 +39,13 @@ static const gln_option_text_t texts[GLN_OPTIONS] = {
     [GLN_OPTION_TENSOR] = {"--tensor", "NAME", "tensor of the file; default: logits"},
     [GLN_OPTION_OUT] = {"--out", "FILE", "write the scores used to this safetensors file"},
     [GLN_OPTION_K] = {"--k", "LIST", "numbers of routes per token to measure; default: 1,2,8"},
+    [GLN_OPTION_NODES] = {"--nodes", "N",
+                          "nodes that the domains are spread over, equally many each"},
+    [GLN_OPTION_COPIES] = {"--copies", "WHAT",
+                           "between nodes a token travels once per domain (default) or node"},
+    [GLN_OPTION_IMBALANCE] = {"--imbalance", "X",
+                              "load of a domain over the mean to stay below; default: 1.1"},
+    [GLN_OPTION_PLACEMENT] = {"--out", "FILE", "write the placement (docs/placement.md)"},
 };
 
 const gln_option_text_t *gln_option_text(gln_option_t option)

@@ -35,6 +35,10 @@ typedef enum gln_option {
     GLN_OPTION_TENSOR,
     GLN_OPTION_OUT,
     GLN_OPTION_K,
+    GLN_OPTION_NODES,
+    GLN_OPTION_COPIES,
+    GLN_OPTION_IMBALANCE,
+    GLN_OPTION_PLACEMENT,
     GLN_OPTIONS
 } gln_option_t;
 

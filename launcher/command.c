@@ -87,6 +87,20 @@ static const gln_command_t commands[] = {
      COMMON | BIT(SET) | BIT(JSON) | BIT(CONFIG) | BIT(LOGITS) | BIT(SCORES) | BIT(TENSOR) |
          BIT(OUT) | BIT(SEED),
      0, 0, 0, gln_command_route},
+    {"place", "RECORDING.safetensors", "choose which domain hosts which expert",
+     "Routes the recorded logits (gleaner train --record-routing) and chooses a placement of "
+     "experts "
+     "on\n"
+     "domains, layer by layer, that sends few rows between nodes and keeps the load level. It is "
+     "chosen on\n"
+     "the first half of the recorded steps and counted on both halves. Without --config the routes "
+     "are the\n"
+     "run's top-k without capacity; with it those of its router.* keys. Intra-device rectification "
+     "is left\n"
+     "out: its rows are local under any placement. docs/placement.md explains.\n",
+     COMMON | BIT(SET) | BIT(JSON) | BIT(CONFIG) | BIT(NODES) | BIT(COPIES) | BIT(IMBALANCE) |
+         BIT(PLACEMENT),
+     1, 1, 0, gln_command_place},
     {"ckpt info", "RUN_DIR|CHECKPOINT", "what a checkpoint holds, checksums verified", "",
      COMMON | BIT(JSON), 1, 1, 0, gln_command_ckpt_info},
     {"ckpt digest", "RUN_DIR|CHECKPOINT", "one hash over all tensors of a checkpoint",

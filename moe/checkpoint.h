@@ -1,12 +1,12 @@
 /* Checkpoints that do not know about ranks. A checkpoint is a folder:
  *   manifest.json          format version, model description, training state, files with XXH3-64
  * checksums, tensors with the file each is in, and the manifest's own checksum dense.safetensors
- * dense weights and their AdamW moments experts-00000.safetensors ...  per domain of a group (index
- * e / L): its experts' weights and moments Files depend on the config (E, D, R) but not on P: the
+ * dense weights and their AdamW moments experts-00000.safetensors ...  per domain of a group: its
+ * experts' weights and moments Files depend on the config (E, D, R, placement) but not on P: the
  * same state gives the same bytes at any rank count, and reading goes by tensor name, so a
- * checkpoint written with one D or P loads with another. Tensor names are the parameter's name,
- * with the suffix ".m" or ".v" for the moments. Writing: into a folder with the suffix ".partial",
- * every file and the folder fsynced, then renamed. */
+ * checkpoint written with one D, P or placement loads with another. Tensor names are the
+ * parameter's name, with the suffix ".m" or ".v" for the moments. Writing: into a folder with the
+ * suffix ".partial", every file and the folder fsynced, then renamed. */
 #ifndef GLN_MOE_CHECKPOINT_H
 #define GLN_MOE_CHECKPOINT_H
 

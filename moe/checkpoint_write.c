@@ -1,5 +1,6 @@
 /* Writing a checkpoint. The files follow from the config alone: one for the dense parameters, one
- * per domain of a group for the experts of that domain. The owner of a file is the lowest rank that
+ * per domain of a group for the experts that live there (which those are follows the placement;
+ * readers go by name). The owner of a file is the lowest rank that
  * holds its tensors; it streams them from its buffers, so nothing is gathered and nothing is
  * copied. Sizes and checksums are summed over ranks (all but the owner bring zeros) and rank 0
  * writes the manifest last. Crash safety: files and folder are forced to the disk before the
@@ -31,7 +32,7 @@ typedef struct writing {
 
 static int file_of(const gln_params_t *params, const gln_param_t *param)
 {
-    return param->expert < 0 ? 0 : 1 + param->expert / params->parallel->per_domain;
+    return param->expert < 0 ? 0 : 1 + param->place / params->parallel->per_domain;
 }
 
 static int owner_of(const gln_params_t *params, int file)

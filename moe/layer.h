@@ -24,9 +24,13 @@ typedef struct gln_layer_options {
     int balance_global; /* 1: the balance loss looks at the load over all domains (gln_plan_balance)
                          */
     gln_exchange_across_t across; /* form of the exchange between nodes */
+    const int32_t *expert_at; /* [E] the expert at every place: place p belongs to domain p / L of
+                                 every group; a permutation, ascending within a domain, borrowed
+                                 until close. NULL: expert e at place e. A workspace may serve
+                                 layers of different placement */
 } gln_layer_options_t;
 
-/* Local parameters of one layer, borrowed. Expert i is global expert first_expert + i. */
+/* Local parameters of one layer, borrowed. Expert i is the one at place first_expert + i. */
 typedef struct gln_layer_weights {
     const void *gate; /* [H, E] dtype */
     const void

@@ -92,14 +92,16 @@ static void order_scalars(gln_layer_t *layer)
             ((float *)w->scalars_in)[q] = ((const float *)w->row_a)[row[q]];
 }
 
-/* Scalars of one domain, expert by expert slot routes then rectified rows, into plan order. Returns
- * where the next domain's begin. */
-static const char *plan_scalars(gln_layer_workspace_t *w, const gln_plan_t *plan,
+/* Scalars of one domain, expert by expert by place, slot routes then rectified rows, into plan
+ * order. Returns where the next domain's begin. */
+static const char *plan_scalars(const gln_layer_t *layer, const gln_plan_t *plan,
                                 const char *scalars)
 {
+    gln_layer_workspace_t *w = layer->workspace;
     int64_t element = w->bounds.element_bytes;
 
-    for (int e = 0; e < plan->experts; ++e) {
+    for (int place = 0; place < plan->experts; ++place) {
+        int e = gln_layer_expert_at(layer, place);
         int64_t slot = plan->expert_offset[e], slots = plan->expert_offset[e + 1] - slot;
         int64_t rect = plan->rect_offset[e], rects = plan->rect_offset[e + 1] - rect;
         if (slots > 0)
@@ -137,7 +139,7 @@ static gln_status_t run_gate(gln_layer_t *layer, const gln_layer_weights_t *weig
 
     for (int i = 0; i < p->local_domains; ++i) {
         void *dlogits = gln_at(w->logits, i * tokens * experts, k->acc);
-        scalars = plan_scalars(w, layer->plans[i], scalars);
+        scalars = plan_scalars(layer, layer->plans[i], scalars);
         status = gln_router_backward(layer->router, layer->plans[i], w->route_a, w->rect_a,
                                      aux_scale, dlogits);
         if (status != GLN_OK) return status;

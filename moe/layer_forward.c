@@ -45,6 +45,7 @@ static gln_status_t route_domains(gln_layer_t *layer, const gln_layer_weights_t 
             .logits = gln_at(w->logits, i * tokens * p->experts, layer->kernels->acc),
             .domain = domain,
             .first_local = domain % p->group_domains * p->per_domain,
+            .expert_at = layer->options.expert_at,
             .seed = step->seed,
             .step = step->step,
             .layer = layer->index,

@@ -91,6 +91,12 @@ struct gln_layer {
     gln_layer_times_t times;
 };
 
+/* The expert at a place (gln_layer_options_t). */
+static inline int gln_layer_expert_at(const gln_layer_t *layer, int place)
+{
+    return layer->options.expert_at ? layer->options.expert_at[place] : place;
+}
+
 /* Shapes and pointers of the rows' buffers; for the two passes over an arena. */
 void gln_layer_rows_layout(const gln_layer_bounds_t *bounds, gln_arena_t *arena,
                            gln_layer_rows_t *rows);

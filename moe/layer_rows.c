@@ -3,12 +3,13 @@
  *
  * Sending. The pair (source domain s, destination j) lists the distinct tokens of s that have a
  * route to an expert of j, ascending; a bitmap over the tokens finds them. Its metadata, for the L
- * experts of j: int32  routes[L]; int32 row[n] (index in the pair's list); padding to 8; acc
- * weight[n]; padding to 8 with the n routes expert by expert, slot routes in slot order before
+ * experts of j by place: int32  routes[L]; int32 row[n] (index in the pair's list); padding to 8;
+ * acc weight[n]; padding to 8 with the n routes expert by expert, slot routes in slot order before
  * rectified rows in token order. This is also the order in which scalars come back. Receiving. A
  * counting sort by instance, stable over sources and metadata: an expert's rows stand in domain
- * order, whatever the rank count. Within a pair the experts ascend, so each received row's list of
- * expert rows ascends by expert too. Cost: O(routes + pairs (L + T / 64)), on one thread. */
+ * order, whatever the rank count. Within a pair the experts ascend (places do, and ids with them),
+ * so each received row's list of expert rows ascends by expert too. Cost: O(routes + pairs (L + T /
+ * 64)), on one thread. */
 #include "moe/layer_internal.h"
 
 #include "base/log.h"
@@ -50,16 +51,18 @@ static void set_bits(uint64_t *bits, const int32_t *tokens, int64_t count)
         bits[tokens[i] / 64] |= (uint64_t)1 << tokens[i] % 64;
 }
 
-/* Distinct tokens of the plan with a route to experts [first, first + L), ascending; their number.
- */
-static int64_t list_tokens(gln_layer_workspace_t *w, const gln_plan_t *plan, int first,
+/* Distinct tokens of the plan with a route to the experts at places [first, first + L), ascending;
+ * their number. */
+static int64_t list_tokens(const gln_layer_t *layer, const gln_plan_t *plan, int first,
                            int32_t *list)
 {
+    gln_layer_workspace_t *w = layer->workspace;
     int64_t words = (w->bounds.tokens + 63) / 64, count = 0;
 
     memset(w->token_bits, 0, (size_t)words * 8);
-    for (int e = first; e < first + (int)w->bounds.per_domain; ++e) {
-        route_span_t span = span_of(plan, e, w->bounds.element_bytes);
+    for (int place = first; place < first + (int)w->bounds.per_domain; ++place) {
+        route_span_t span =
+            span_of(plan, gln_layer_expert_at(layer, place), w->bounds.element_bytes);
         set_bits(w->token_bits, span.slot_token, span.slots);
         set_bits(w->token_bits, span.rect_token, span.rects);
     }
@@ -73,14 +76,14 @@ static int64_t list_tokens(gln_layer_workspace_t *w, const gln_plan_t *plan, int
 }
 
 /* Metadata of one pair at `meta` (8 bytes aligned); the number of its routes. */
-static int64_t write_meta(const gln_layer_workspace_t *w, const gln_plan_t *plan, int first,
-                          char *meta)
+static int64_t write_meta(const gln_layer_t *layer, const gln_plan_t *plan, int first, char *meta)
 {
+    const gln_layer_workspace_t *w = layer->workspace;
     int64_t per_domain = w->bounds.per_domain, e_bytes = w->bounds.element_bytes, n = 0;
     int32_t *routes = (int32_t *)(void *)meta, *row = routes + per_domain;
 
     for (int64_t le = 0; le < per_domain; ++le) {
-        route_span_t span = span_of(plan, first + (int)le, e_bytes);
+        route_span_t span = span_of(plan, gln_layer_expert_at(layer, first + (int)le), e_bytes);
         routes[le] = (int32_t)(span.slots + span.rects);
         for (int64_t i = 0; i < span.slots; ++i)
             row[n++] = w->token_row[span.slot_token[i]];
@@ -90,7 +93,7 @@ static int64_t write_meta(const gln_layer_workspace_t *w, const gln_plan_t *plan
     char *weight = meta + weights_offset(per_domain, n);
     memset(row + n, 0, (size_t)(weight - (char *)(row + n)));
     for (int64_t le = 0; le < per_domain; ++le) {
-        route_span_t span = span_of(plan, first + (int)le, e_bytes);
+        route_span_t span = span_of(plan, gln_layer_expert_at(layer, first + (int)le), e_bytes);
         size_t slot_bytes = (size_t)(span.slots * e_bytes);
         size_t rect_bytes = (size_t)(span.rects * e_bytes);
         if (slot_bytes > 0) memcpy(weight, span.slot_weight, slot_bytes);
@@ -113,8 +116,8 @@ static void build_send(gln_layer_t *layer, gln_exchange_send_t *send)
         int64_t first_row = rows;
         for (int j = 0; j < group_domains; ++j) {
             int pair = s * group_domains + j, first = j * layer->parallel->per_domain;
-            int64_t count = list_tokens(w, plan, first, w->row_token + rows);
-            int64_t routes = write_meta(w, plan, first, meta);
+            int64_t count = list_tokens(layer, plan, first, w->row_token + rows);
+            int64_t routes = write_meta(layer, plan, first, meta);
             size_t bytes = meta_size(w->bounds.per_domain, routes, w->bounds.element_bytes);
             w->pair_rows[pair] = (int32_t)count;
             w->pair_routes[pair] = (int32_t)routes;

@@ -53,18 +53,17 @@ static int add_block(gln_model_t *m, int layer, const char *suffix, int64_t dim0
     return gln_params_add(m->params, name, dim0, dim1, -1, std);
 }
 
+static const int32_t *expert_at(const gln_model_t *m, int layer)
+{
+    return m->o.expert_at ? m->o.expert_at + (int64_t)layer * m->o.experts : NULL;
+}
+
 static int add_experts(gln_model_t *m, int layer, const char *suffix, int64_t dim0, int64_t dim1,
                        double std)
 {
-    char name[GLN_PARAM_NAME_MAX];
-    int first = -1;
-    for (int e = 0; e < m->o.experts; e++) {
-        snprintf(name, sizeof name, "layers.%d.moe.experts.%d.%s", layer, e, suffix);
-        int index = gln_params_add(m->params, name, dim0, dim1, e, std);
-        /* remember the first that this rank holds: its neighbours follow it in memory */
-        if (e == m->parallel->first_expert) first = index;
-    }
-    return first;
+    char prefix[GLN_PARAM_NAME_MAX];
+    snprintf(prefix, sizeof prefix, "layers.%d.moe.experts", layer);
+    return gln_params_add_experts(m->params, prefix, suffix, dim0, dim1, expert_at(m, layer), std);
 }
 
 static void list_parameters(gln_model_t *m)
@@ -209,18 +208,19 @@ static void layout(gln_model_t *m, gln_arena_t *a)
 
 static gln_status_t open_layers(gln_model_t *m)
 {
-    const gln_layer_options_t options = {.tokens = m->tokens,
-                                         .hidden = m->o.hidden,
-                                         .expert_hidden = m->o.expert_hidden,
-                                         .router = m->o.router,
-                                         .capacity_factor_max = m->o.capacity_factor_max,
-                                         .balance_global = m->o.balance_global,
-                                         .forward_only = !m->training,
-                                         .across = m->o.across};
+    gln_layer_options_t options = {.tokens = m->tokens,
+                                   .hidden = m->o.hidden,
+                                   .expert_hidden = m->o.expert_hidden,
+                                   .router = m->o.router,
+                                   .capacity_factor_max = m->o.capacity_factor_max,
+                                   .balance_global = m->o.balance_global,
+                                   .forward_only = !m->training,
+                                   .across = m->o.across};
     if (m->moe_layers == 0) return GLN_OK;
     gln_status_t status = gln_layer_workspace_open(m->parallel, m->k, &options, &m->workspace);
     for (int i = 0; i < m->o.layers && status == GLN_OK; i++) {
         if (m->blocks[i].gate < 0) continue;
+        options.expert_at = expert_at(m, i);
         status = gln_layer_open(m->parallel, m->k, m->workspace, &options, i, &m->blocks[i].layer);
     }
     return status;

@@ -30,6 +30,8 @@ typedef struct gln_model_options {
     gln_router_options_t router;
     double capacity_factor_max; /* largest factor that calls will ask for; 0: the router's */
     int balance_global;         /* 1: the balance loss looks at the load over all domains */
+    const int32_t *expert_at;   /* [layers, E] the expert at every place of every layer, see
+                                   gln_layer_options_t; borrowed until close. NULL: no placement */
     int bias; /* 1: MoE layers have a bias parameter; always so if the router's policy has one */
     gln_exchange_across_t across; /* form of the exchange between nodes; changes no result */
 } gln_model_options_t;

@@ -10,8 +10,10 @@
 extern "C" {
 #endif
 
-/* D domains in R groups of G = D/R; E experts, L = E*R/D per domain: expert e lives on domain e / L
- * of every group. Rank r hosts the domains [r*D/P, (r+1)*D/P), hence one contiguous run of experts.
+/* D domains in R groups of G = D/R; E experts, L = E*R/D per domain: the expert at place p
+ * lives on domain p / L of every group; expert e is at place e unless a placement says otherwise
+ * (gln_layer_options_t). Rank r hosts the domains [r*D/P, (r+1)*D/P), hence one contiguous run of
+ * experts.
  */
 typedef struct gln_parallel {
     int ranks, rank;         /* P, this rank */
@@ -23,7 +25,7 @@ typedef struct gln_parallel {
     int local_groups;        /* groups this rank has a part of: 1, or R/P */
     int first_group;         /* first of them */
     int local_experts;       /* experts whose weights this rank holds: E, or L*D/P */
-    int first_expert;        /* first of them */
+    int first_expert;        /* place of the first of them */
     gln_comm_t *comm;        /* all ranks, borrowed */
     gln_comm_t *replicas;    /* ranks that hold the same experts, in group order; owned */
 } gln_parallel_t;

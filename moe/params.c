@@ -1,5 +1,6 @@
 /* Parameters in flat buffers. `add` only counts: a held parameter takes the next free elements of
- * its buffer (dense or expert), so what is added one after the other lies one after the other.
+ * its buffer (dense or expert), so what is added one after the other lies one after the other
+ * (experts added together: in the order of their places).
  * `commit` lays everything out in one arena: weights, and for training the two moments and one
  * gradient buffer per local domain (dense) and per local group (expert). Everything is linear in
  * the elements held. */
@@ -7,6 +8,7 @@
 
 #include "base/log.h"
 #include "base/rng.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -59,19 +61,19 @@ static int grow(gln_params_t *params)
     return 1;
 }
 
-int gln_params_add(gln_params_t *params, const char *name, int64_t dim0, int64_t dim1, int expert,
-                   double init_std)
+/* One more item of which only its place is open: it is held nowhere yet. */
+static gln_param_t *add_item(gln_params_t *params, const char *name, int64_t dim0, int64_t dim1,
+                             int expert, double init_std)
 {
-    const gln_parallel_t *p = params->parallel;
     GLN_ASSERT(!params->arena.base); /* adding ends with commit */
     GLN_ASSERT(strlen(name) < GLN_PARAM_NAME_MAX);
     GLN_ASSERT(dim0 > 0 && dim1 >= 0 && (dim1 == 0 || dim0 <= INT64_MAX / 8 / dim1));
-    GLN_ASSERT(expert >= -1 && expert < p->experts);
+    GLN_ASSERT(expert >= -1 && expert < params->parallel->experts);
     if (params->status != GLN_OK || !grow(params)) {
         params->status = GLN_ERR_MEMORY; /* commit reports it */
-        return -1;
+        return NULL;
     }
-    gln_param_t *param = &params->items[params->count];
+    gln_param_t *param = &params->items[params->count++];
     memset(param, 0, sizeof *param);
     strcpy(param->name, name);
     param->dims_count = dim1 ? 2 : 1;
@@ -79,14 +81,45 @@ int gln_params_add(gln_params_t *params, const char *name, int64_t dim0, int64_t
     param->dims[1] = dim1 ? dim1 : 1;
     param->count = dim0 * param->dims[1];
     param->expert = expert;
-    param->local =
-        expert < 0 || (expert >= p->first_expert && expert < p->first_expert + p->local_experts);
     param->decay = dim1 != 0;
     param->init_std = init_std;
-    int64_t *total = expert < 0 ? &params->dense_count : &params->expert_count;
+    return param;
+}
+
+/* Behind what its buffer holds so far, if it is held here. */
+static void settle(gln_params_t *params, int place, gln_param_t *param)
+{
+    const gln_parallel_t *p = params->parallel;
+    int64_t *total = param->expert < 0 ? &params->dense_count : &params->expert_count;
+    param->place = place;
+    param->local =
+        place < 0 || (place >= p->first_expert && place < p->first_expert + p->local_experts);
     param->offset = param->local ? *total : -1;
     if (param->local) *total += param->count;
-    return params->count++;
+}
+
+int gln_params_add(gln_params_t *params, const char *name, int64_t dim0, int64_t dim1, int expert,
+                   double init_std)
+{
+    gln_param_t *param = add_item(params, name, dim0, dim1, expert, init_std);
+    if (!param) return -1;
+    settle(params, expert, param);
+    return params->count - 1;
+}
+
+int gln_params_add_experts(gln_params_t *params, const char *prefix, const char *suffix,
+                           int64_t dim0, int64_t dim1, const int32_t *expert_at, double init_std)
+{
+    const gln_parallel_t *p = params->parallel;
+    char name[GLN_PARAM_NAME_MAX];
+    int first = params->count;
+    for (int e = 0; e < p->experts; e++) {
+        snprintf(name, sizeof name, "%s.%d.%s", prefix, e, suffix);
+        if (!add_item(params, name, dim0, dim1, e, init_std)) return -1;
+    }
+    for (int place = 0; place < p->experts; place++)
+        settle(params, place, &params->items[first + (expert_at ? expert_at[place] : place)]);
+    return first + (expert_at ? expert_at[p->first_expert] : p->first_expert);
 }
 
 int gln_params_add_state(gln_params_t *params, const char *name, int64_t dim0)

@@ -20,6 +20,7 @@ typedef struct gln_param {
     int64_t dims[2];
     int64_t count;   /* product of dims */
     int expert;      /* global expert id, or -1 for a dense parameter */
+    int place;       /* of that expert (gln_layer_options_t), or -1 */
     int64_t offset;  /* element offset in its flat buffer (dense or expert) */
     int local;       /* 1: this rank holds it (always for dense) */
     int decay;       /* 1: weight decay applies (matrices), 0: not (norms) */
@@ -51,15 +52,19 @@ void *gln_param_v(const gln_params_t *params, const gln_param_t *param);
 /** Start an empty list; add parameters in a fixed order; commit allocates the buffers.
  *  @param acc F32 or F64; @return GLN_OK; GLN_ERR_ARGUMENT; GLN_ERR_MEMORY. */
 gln_status_t gln_params_open(const gln_parallel_t *parallel, gln_dtype_t acc, gln_params_t **out);
-/** Held parameters lie in their flat buffer in the order of adding, without gaps: adding all
- * experts' "down" of a layer in expert order gives one [local_experts, rows, cols] array at the
- * offset of the first held one.
+/** Held parameters lie in their flat buffer in the order of adding, without gaps.
  *  @param dim1   0: a vector of dim0 (no weight decay); otherwise a matrix [dim0, dim1]
  *  @param expert global expert id, in [0, E), or -1 for a dense parameter
  *  @return index of the parameter, the same on every rank; -1 when memory is out (commit reports
  * it). Dims out of range, long names and adding after commit are assertions. */
 int gln_params_add(gln_params_t *params, const char *name, int64_t dim0, int64_t dim1, int expert,
                    double init_std);
+/** Add "PREFIX.e.SUFFIX" [dim0, dim1] of all experts e, in expert order. Those held lie in the
+ * order of their places: one [local_experts, dim0, dim1] array.
+ *  @param expert_at  [E] the expert at every place; NULL: expert e at place e
+ *  @return index of the expert at the first place held here; -1 when memory is out. */
+int gln_params_add_experts(gln_params_t *params, const char *prefix, const char *suffix,
+                           int64_t dim0, int64_t dim1, const int32_t *expert_at, double init_std);
 /** A dense vector that no gradient reaches, zero at first: saved and restored with the rest. */
 int gln_params_add_state(gln_params_t *params, const char *name, int64_t dim0);
 /** @param training 1: moments and gradients too, all zero; 0: weights alone

@@ -113,6 +113,8 @@ static const gln_config_field_t fields[] = {
     CHOICE(parallel.exchange, exchanges, "auto",
            "rows between nodes: each for itself, or once per node and fanned out there; no result "
            "depends on it"),
+    TEXT(parallel.placement, "",
+         "file of gleaner place that says which domain hosts which expert; empty: none"),
 
     INT(train.steps, 0, 1e12, "1000", "optimizer steps in all"),
     INT(train.batch, 1, LARGE, "32",

@@ -36,6 +36,7 @@ typedef struct gln_run_options {
     struct {
         int64_t domains, expert_replicas, threads;
         int backend, dtype, exchange;
+        char placement[GLN_CONFIG_TEXT_MAX];
     } parallel;
     struct {
         int64_t steps, batch, accumulation, seed, warmup_steps, decay_steps;

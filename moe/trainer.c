@@ -4,6 +4,8 @@
 #include "moe/trainer_internal.h"
 
 #include "base/log.h"
+#include "cluster/placement.h"
+#include "moe/placement_file.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -70,6 +72,30 @@ static gln_status_t open_kernels(gln_trainer_t *x)
     return gln_comm_agree(x->comm, status, &rank);
 }
 
+/* Rank 0 reads the file, so that all ranks act on the same placement. */
+static gln_status_t open_placement(gln_trainer_t *x)
+{
+    const gln_run_options_t *run = &x->run;
+    const int64_t layers = run->model.layers, experts = run->model.experts;
+    const size_t bytes = (size_t)(layers * experts) * sizeof *x->expert_at;
+    int rank = 0;
+    if (!run->parallel.placement[0]) return GLN_OK;
+    int32_t *domain_of = malloc(bytes);
+    x->expert_at = malloc(bytes);
+    gln_status_t status = GLN_OK;
+    if (!domain_of || !x->expert_at)
+        status = gln_fail(GLN_ERR_MEMORY, "no memory for a placement of %zu bytes", bytes);
+    else if (x->parallel.rank == 0)
+        status = gln_placement_file_read(run->parallel.placement, (int)experts,
+                                         x->parallel.group_domains, (int)layers, domain_of);
+    status = gln_comm_agree(x->comm, status, &rank);
+    if (status == GLN_OK) status = gln_comm_broadcast(x->comm, domain_of, bytes, 0);
+    for (int64_t i = 0; i < layers && status == GLN_OK; i++)
+        gln_placement_order((int)experts, domain_of + i * experts, x->expert_at + i * experts);
+    free(domain_of);
+    return status;
+}
+
 /* A model that evaluates with another router on the trainer's weights. Dropless, a token's loss
  * depends on its past alone (where the policy is causal), and few sequences at a time keep its
  * worst-case buffers small; with capacity a domain has as many tokens as in training. */
@@ -80,6 +106,7 @@ static gln_status_t open_eval_model(gln_trainer_t *x)
     if (few < 1) few = 1;
     if (x->run.eval.routing == 0 && few < x->eval_sequences) x->eval_sequences = few;
     options.router = gln_run_eval_router_options(&x->run);
+    options.expert_at = x->expert_at;
     if (!eval_is_scheduled(x)) options.capacity_factor_max = 0;
     return gln_model_open(&x->parallel, x->kernels, &options, x->eval_sequences, 0,
                           gln_model_params(x->model), &x->eval_model);
@@ -88,8 +115,9 @@ static gln_status_t open_eval_model(gln_trainer_t *x)
 static gln_status_t open_models(gln_trainer_t *x)
 {
     const gln_run_options_t *run = &x->run;
-    const gln_model_options_t options = gln_run_model_options(run);
+    gln_model_options_t options = gln_run_model_options(run);
     const int training = x->mode == GLN_TRAINER_TRAIN;
+    options.expert_at = x->expert_at;
     x->sequences = run->train.batch / (x->parallel.domains * run->train.accumulation);
     if (x->sequences < 1) x->sequences = 1;
     x->eval_sequences = x->sequences;
@@ -132,6 +160,7 @@ gln_status_t gln_trainer_open(gln_comm_t *comm, const gln_run_options_t *run,
                           (int)run->model.experts, &x->parallel);
     if (status == GLN_OK) status = open_data(x);
     if (status == GLN_OK) status = open_kernels(x);
+    if (status == GLN_OK) status = open_placement(x);
     if (status == GLN_OK) status = open_models(x);
     if (status != GLN_OK) {
         gln_trainer_close(x);
@@ -151,6 +180,7 @@ void gln_trainer_close(gln_trainer_t *x)
     gln_optimizer_close(x->optimizer);
     gln_model_close(x->eval_model);
     gln_model_close(x->model);
+    free(x->expert_at);
     gln_kernels_close(x->kernels);
     gln_pool_close(x->pool);
     gln_data_close(x->valid);

@@ -22,6 +22,7 @@ struct gln_trainer {
     int64_t sequences; /* per domain and micro-batch */
     int64_t eval_sequences; /* per domain and call of the evaluation */
     gln_optimizer_t *optimizer;
+    int32_t *expert_at;       /* [layers, E] of the placement; NULL: none */
     int32_t *ids, *target;    /* [local_domains * sequences, S] */
     gln_recorder_t *recorder; /* NULL: nothing is recorded */
     int64_t at;               /* optimizer steps done */

@@ -32,8 +32,8 @@ static void keep(gln_route_call_t *call, int64_t t, const int32_t *best, gln_ran
         counts.topk[best[c]]++;
         counts.fill[best[c]]++;
     }
-    for (int e = local; e < local + router->shape.per_domain; e++) {
-        int chosen = 0;
+    for (int i = local; i < local + router->shape.per_domain; i++) {
+        int e = gln_route_expert_at(call, i), chosen = 0;
         for (int c = 0; c < k; c++)
             chosen |= expert[c] == e;
         if (chosen) continue;

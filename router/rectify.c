@@ -31,9 +31,11 @@ static int best_local(const gln_route_call_t *call, int64_t t, unsigned char *se
     int best = -1;
     uint64_t best_key = 0;
     if (exclude) mark_serving(plan, t, 1, serving);
-    for (int e = call->first_scope; e < call->first_scope + call->count_scope; e++) {
+    for (int i = 0; i < call->count_scope; i++) {
+        int e = gln_route_expert_at(call, call->first_scope + i);
         uint64_t key = gln_key(plan->scores, row + e, router->shape.acc);
-        if ((best < 0 || key > best_key) && !(exclude && serving[e])) {
+        int better = best < 0 || key > best_key || (key == best_key && e < best);
+        if (better && !(exclude && serving[e])) {
             best = e;
             best_key = key;
         }
@@ -119,7 +121,7 @@ static void rows_expert(void *ctx, int task, int worker)
     gln_route_call_t *call = ctx;
     gln_router_t *router = call->router;
     gln_plan_t *plan = call->plan;
-    int expert = call->first_scope + task;
+    int expert = gln_route_expert_at(call, call->first_scope + task);
     int32_t bucket = router->topk.offset[expert];
     int32_t wanted = router->topk.offset[expert + 1] - bucket;
     int32_t first = plan->rect_offset[expert];

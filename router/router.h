@@ -144,7 +144,10 @@ typedef struct gln_route_input {
                            are no logits: lse is 0, gradients are those of ln p. Sinkhorn with
                            k = 1 needs both and refuses: GLN_ERR_ARGUMENT. */
     int domain;         /* index d of the domain in [0, D): keys the draws, named in errors */
-    int first_local;    /* the first expert that lives on this domain: (d mod D/R) * L */
+    int first_local;    /* place of the first expert that lives on this domain: (d mod D/R) * L */
+    const int32_t *expert_at; /* [E] the expert at every place, domain by domain, ascending within
+                                 one; a permutation, borrowed during the call. NULL: expert i at
+                                 place i. Says who is local; nothing else hangs on it */
     uint64_t seed;
     int64_t step;
     int layer;

@@ -102,10 +102,16 @@ typedef struct gln_route_call {
     gln_router_t *router;
     const gln_route_input_t *input;
     gln_plan_t *plan;
-    int first_scope, count_scope; /* experts that count as local */
+    int first_scope, count_scope; /* places of the experts that count as local */
     int fill, rectify;            /* whether FR and IR run in this call */
     uint64_t stream;              /* of the draws */
 } gln_route_call_t;
+
+/* The expert at a place (gln_route_input_t). */
+static inline int gln_route_expert_at(const gln_route_call_t *call, int place)
+{
+    return call->input->expert_at ? call->input->expert_at[place] : place;
+}
 
 /* Tokens [*first, *end) of block `block`. */
 static inline void gln_block_range(const gln_router_t *router, int block, int64_t *first,

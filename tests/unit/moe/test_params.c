@@ -56,6 +56,36 @@ Test(params, describes_what_was_added)
     gln_params_close(params);
 }
 
+/* The list is in expert order, memory in the order of places: those of this rank, without gaps. */
+Test(params, experts_of_a_layer_lie_by_place)
+{
+    const int32_t expert_at[E] = {1, 6, 0, 3, 2, 7, 4, 5};
+    for (int rank = 0; rank < 4; rank++) {
+        gln_parallel_t p = layout_of(4, rank);
+        gln_params_t *params = NULL;
+        int held = p.local_experts;
+        cr_assert_eq(gln_params_open(&p, GLN_F32, &params), GLN_OK);
+        cr_assert_eq(gln_params_add_experts(params, "x", "up", 4, 3, expert_at, 0.5),
+                     expert_at[p.first_expert]);
+        cr_assert_eq(gln_params_add_experts(params, "x", "down", 3, 2, NULL, 0.5),
+                     E + p.first_expert);
+        for (int place = 0; place < E; place++) {
+            const gln_param_t *up = &params->items[expert_at[place]];
+            const gln_param_t *down = &params->items[E + place];
+            int here = place - p.first_expert;
+            cr_assert_eq(up->place, place);
+            cr_assert_eq(down->place, place);
+            cr_assert_eq(up->expert, expert_at[place]);
+            cr_assert_eq(up->local, here >= 0 && here < held);
+            cr_assert_eq(up->offset, up->local ? 12 * here : -1);
+            cr_assert_eq(down->offset, down->local ? 12 * held + 6 * here : -1);
+        }
+        cr_assert_str_eq(params->items[3].name, "x.3.up");
+        cr_assert_eq(params->expert_count, 18 * held);
+        gln_params_close(params);
+    }
+}
+
 Test(params, same_list_on_every_rank_and_local_marks_what_is_held)
 {
     gln_parallel_t whole = layout_of(1, 0);
