@@ -142,11 +142,11 @@ static void read_links(gln_topology_t *topology, const char *name)
     int devices = topology->devices_count;
     if (hwloc_distances_get_by_name(topology->hwloc, name, &count, &matrix, 0) < 0 || count == 0)
         return;
-    /* these fail where there is no switch: the matrix stays as it is then */
-    hwloc_distances_transform(topology->hwloc, matrix, HWLOC_DISTANCES_TRANSFORM_MERGE_SWITCH_PORTS,
-                              NULL, 0);
-    hwloc_distances_transform(topology->hwloc, matrix, HWLOC_DISTANCES_TRANSFORM_TRANSITIVE_CLOSURE,
-                              NULL, 0);
+    /* fails where there is no switch: the matrix tells of direct links then, and stays as it is */
+    if (hwloc_distances_transform(topology->hwloc, matrix,
+                                  HWLOC_DISTANCES_TRANSFORM_MERGE_SWITCH_PORTS, NULL, 0) == 0)
+        hwloc_distances_transform(topology->hwloc, matrix,
+                                  HWLOC_DISTANCES_TRANSFORM_TRANSITIVE_CLOSURE, NULL, 0);
     for (unsigned i = 0; i < matrix->nbobjs; i++)
         for (unsigned j = 0; j < matrix->nbobjs; j++) {
             int a = matrix->objs[i] ? device_of(topology, matrix->objs[i]) : -1;
