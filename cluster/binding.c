@@ -19,7 +19,7 @@ gln_status_t gln_binding_check(const gln_topology_t *topology, const gln_binding
         return gln_fail(GLN_ERR_ARGUMENT, "binding: expected a topology and a plan, found NULL");
     const int *cores = gln_binding_plan_cores(plan, rank, &count);
     gln_binding_cores_text(cores, count, words, sizeof words);
-    snprintf(result.text, sizeof result.text, "bound to %s", words);
+    snprintf(result.text, sizeof result.text, "to be bound to %s", words);
     if (gln_topology_is_bound(topology)) {
         result.state = GLN_BINDING_FOUND;
         snprintf(result.text, sizeof result.text, "left as it was started: bound already");
@@ -85,10 +85,12 @@ static void bind_process(const gln_topology_t *topology, hwloc_const_bitmap_t pu
         refuse(result, "asked for, but not found afterwards");
         return;
     }
-    size_t used = strlen(result->text);
     result->memory = bind_memory(topology, nodes, seen);
+    size_t used = strlen(result->text);
+    memmove(result->text, result->text + strlen("to be "), used - strlen("to be ") + 1);
+    used = strlen(result->text);
     snprintf(result->text + used, sizeof result->text - used, "%s",
-             result->memory ? " and the memory next to them" : "; memory stays as it was");
+             result->memory ? " and its memory" : "; memory as it was");
 }
 
 gln_status_t gln_binding_apply(const gln_topology_t *topology, const gln_binding_plan_t *plan,

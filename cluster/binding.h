@@ -67,10 +67,11 @@ typedef enum gln_binding_state {
 typedef struct gln_binding_result {
     gln_binding_state_t state;
     bool memory;    /* memory is bound too: new pages come from the NUMA nodes of the cores first */
-    char text[160]; /* "bound to cores 0-7 and their memory", "not bound: 8 ranks share 2 cores" */
+    char text[160]; /* "bound to cores 0-7 and its memory", "not bound: 8 ranks share 2 cores" */
 } gln_binding_result_t;
 
-/** What gln_binding_apply would do, without doing it: DONE or one of the reasons not to. */
+/** What gln_binding_apply would do, without doing it: DONE, "to be bound to cores
+ *  0-7", or one of the reasons not to. */
 gln_status_t gln_binding_check(const gln_topology_t *topology, const gln_binding_plan_t *plan,
                                int rank, gln_binding_result_t *out);
 

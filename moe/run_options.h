@@ -36,6 +36,7 @@ typedef struct gln_run_options {
     struct {
         int64_t domains, expert_replicas, threads;
         int backend, dtype;
+        int bind; /* 0: auto, 1: none; changes nothing but speed */
     } parallel;
     struct {
         int64_t steps, batch, accumulation, seed, warmup_steps, decay_steps;
