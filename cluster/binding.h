@@ -40,6 +40,9 @@ void gln_binding_plan_close(gln_binding_plan_t *plan); /* takes NULL */
 /** "" where cores were dealt out; otherwise why not: "8 ranks share 2 cores". Valid until close. */
 const char *gln_binding_plan_reason(const gln_binding_plan_t *plan);
 
+/** True where ranks got their cores by their devices. */
+bool gln_binding_plan_near_devices(const gln_binding_plan_t *plan);
+
 /** The cores of a rank, ascending; none where there is a reason not to bind. Borrowed until close.
  */
 const int *gln_binding_plan_cores(const gln_binding_plan_t *plan, int rank, int *count);

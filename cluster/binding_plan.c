@@ -14,6 +14,7 @@
 
 struct gln_binding_plan {
     int ranks, cores_count;
+    bool near_devices;
     char reason[128];
     int *core_rank; /* [cores]: -1: nobody's */
     int *core_numa; /* [cores] */
@@ -150,12 +151,12 @@ gln_status_t gln_binding_plan_open(const gln_topology_t *topology,
         plan->core_rank[core] = -1;
         plan->core_numa[core] = gln_topology_core_numa(topology, core);
     }
-    bool near_devices = deal_devices(topology, options, plan);
+    plan->near_devices = deal_devices(topology, options, plan);
     if (plan->ranks > plan->cores_count)
         snprintf(plan->reason, sizeof plan->reason, "%d ranks share %d core%s", plan->ranks,
                  plan->cores_count, plan->cores_count == 1 ? "" : "s");
     else
-        deal(topology, plan, near_devices);
+        deal(topology, plan, plan->near_devices);
     for (int core = 0; plan->reason[0] && core < plan->cores_count; core++)
         plan->core_rank[core] = -1;
     list_cores(plan);
@@ -171,6 +172,11 @@ void gln_binding_plan_close(gln_binding_plan_t *plan)
 const char *gln_binding_plan_reason(const gln_binding_plan_t *plan)
 {
     return plan->reason;
+}
+
+bool gln_binding_plan_near_devices(const gln_binding_plan_t *plan)
+{
+    return plan->near_devices;
 }
 
 const int *gln_binding_plan_cores(const gln_binding_plan_t *plan, int rank, int *count)

@@ -35,18 +35,18 @@ static bool is_network(hwloc_obj_t os)
 }
 
 /* The device that an OS device makes of what holds it; false: none of ours. */
-static bool take_os_device(hwloc_obj_t os, gln_device_t *device)
+static bool take_os_device(hwloc_obj_t os, gln_io_device_t *device)
 {
     const char *name = os->name ? os->name : "";
     bool is_first = device->name[0] == 0;
     if (is_network(os)) {
         bool is_better = os->attr->osdev.type == HWLOC_OBJ_OSDEV_OPENFABRICS;
-        device->kind = GLN_DEVICE_NIC;
+        device->kind = GLN_IO_NIC;
         if (is_first || is_better) snprintf(device->name, sizeof device->name, "%.31s", name);
         return true;
     }
     if (!gpu_names[name_rank(name)]) return false;
-    device->kind = GLN_DEVICE_GPU;
+    device->kind = GLN_IO_GPU;
     if (is_first || name_rank(name) < name_rank(device->name)) {
         const char *model = hwloc_obj_get_info_by_name(os, "GPUModel");
         snprintf(device->name, sizeof device->name, "%.31s", name);
@@ -55,7 +55,7 @@ static bool take_os_device(hwloc_obj_t os, gln_device_t *device)
     return true;
 }
 
-static bool take_pci(hwloc_obj_t pci, gln_device_t *device)
+static bool take_pci(hwloc_obj_t pci, gln_io_device_t *device)
 {
     const struct hwloc_pcidev_attr_s *attr = &pci->attr->pcidev;
     int class = attr->class_id >> 8;
@@ -68,7 +68,7 @@ static bool take_pci(hwloc_obj_t pci, gln_device_t *device)
                       (class == CLASS_DISPLAY || class == CLASS_ACCELERATOR)) ||
                      (attr->vendor_id == VENDOR_AMD &&
                       (attr->class_id == 0x0380 || class == CLASS_ACCELERATOR)))) {
-        device->kind = GLN_DEVICE_GPU;
+        device->kind = GLN_IO_GPU;
         snprintf(device->name, sizeof device->name, "%s", device->bus_id);
         is_ours = true;
     }
@@ -77,7 +77,7 @@ static bool take_pci(hwloc_obj_t pci, gln_device_t *device)
     return is_ours;
 }
 
-static void place(const gln_topology_t *topology, hwloc_obj_t object, gln_device_t *device)
+static void place(const gln_topology_t *topology, hwloc_obj_t object, gln_io_device_t *device)
 {
     hwloc_obj_t near = hwloc_get_non_io_ancestor_obj(topology->hwloc, object);
     hwloc_obj_t package = near, node = NULL, found = NULL;
@@ -112,7 +112,7 @@ static void sort_devices(gln_topology_t *topology)
     for (int i = 0; i < topology->devices_count; i++) {
         gln_found_device_t *found = &topology->devices[i];
         found->order = i;
-        if (found->device.kind != GLN_DEVICE_GPU) continue;
+        if (found->device.kind != GLN_IO_GPU) continue;
         int rank = name_rank(found->device.name);
         if (first_rank < 0) first_rank = rank;
         has_numbers = has_numbers && rank == first_rank && rank < 3;
@@ -120,7 +120,7 @@ static void sort_devices(gln_topology_t *topology)
     }
     for (int i = 0; has_numbers && i < topology->devices_count; i++) {
         gln_found_device_t *found = &topology->devices[i];
-        if (found->device.kind != GLN_DEVICE_GPU) continue;
+        if (found->device.kind != GLN_IO_GPU) continue;
         found->order = strtol(found->device.name + strlen(gpu_names[first_rank]), NULL, 10);
     }
     qsort(topology->devices, (size_t)topology->devices_count, sizeof *topology->devices, compare);
@@ -207,7 +207,7 @@ int gln_topology_gpus(const gln_topology_t *topology)
     return topology->gpus_count;
 }
 
-const gln_device_t *gln_topology_device(const gln_topology_t *topology, int device)
+const gln_io_device_t *gln_topology_device(const gln_topology_t *topology, int device)
 {
     GLN_ASSERT(device >= 0 && device < topology->devices_count);
     return &topology->devices[device].device;
@@ -224,7 +224,8 @@ static hwloc_obj_t root_port(hwloc_obj_t object)
 
 gln_distance_t gln_topology_device_distance(const gln_topology_t *topology, int a, int b)
 {
-    const gln_device_t *x = gln_topology_device(topology, a), *y = gln_topology_device(topology, b);
+    const gln_io_device_t *x = gln_topology_device(topology, a),
+                          *y = gln_topology_device(topology, b);
     if (a == b) return GLN_DISTANCE_SAME;
     hwloc_obj_t port = root_port(topology->devices[a].object);
     if (port && port == root_port(topology->devices[b].object)) return GLN_DISTANCE_CLOSE;
@@ -235,7 +236,7 @@ gln_distance_t gln_topology_device_distance(const gln_topology_t *topology, int 
 
 gln_distance_t gln_topology_core_to_device(const gln_topology_t *topology, int core, int device)
 {
-    const gln_device_t *d = gln_topology_device(topology, device);
+    const gln_io_device_t *d = gln_topology_device(topology, device);
     if (d->numa_node >= 0 && d->numa_node == gln_topology_core_numa(topology, core))
         return GLN_DISTANCE_NUMA;
     if (d->package >= 0 && d->package == gln_topology_core_package(topology, core))

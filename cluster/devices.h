@@ -18,16 +18,16 @@
 extern "C" {
 #endif
 
-typedef enum gln_device_kind { GLN_DEVICE_GPU, GLN_DEVICE_NIC } gln_device_kind_t;
+typedef enum gln_io_kind { GLN_IO_GPU, GLN_IO_NIC } gln_io_kind_t;
 
-typedef struct gln_device {
-    gln_device_kind_t kind;
+typedef struct gln_io_device {
+    gln_io_kind_t kind;
     char name[32];   /* "cuda0", "mlx5_0", "eth0", or the PCI address */
     char model[64];  /* "NVIDIA A100-SXM4-40GB", "" if unknown */
     char bus_id[16]; /* "0000:07:00.0", "" without PCI */
     int numa_node;   /* -1: the machine does not tell, or it is as near to several */
     int package;     /* likewise */
-} gln_device_t;
+} gln_io_device_t;
 
 /** GPUs and NICs. */
 int gln_topology_devices(const gln_topology_t *topology);
@@ -35,7 +35,7 @@ int gln_topology_devices(const gln_topology_t *topology);
 int gln_topology_gpus(const gln_topology_t *topology);
 
 /** Borrowed until close. */
-const gln_device_t *gln_topology_device(const gln_topology_t *topology, int device);
+const gln_io_device_t *gln_topology_device(const gln_topology_t *topology, int device);
 
 /** How near two devices are: SAME is one device, CLOSE is below one PCI switch (one root port), the
  * rest as for cores. Where a side's place is unknown, MACHINE. */

@@ -12,7 +12,7 @@ extern "C" {
 #endif
 
 typedef struct gln_found_device {
-    gln_device_t device;
+    gln_io_device_t device;
     hwloc_obj_t object; /* PCI function, or OS device where there is none */
     long order;         /* among devices of its kind */
 } gln_found_device_t;

@@ -39,6 +39,12 @@ static const gln_option_text_t texts[GLN_OPTIONS] = {
     [GLN_OPTION_TENSOR] = {"--tensor", "NAME", "tensor of the file; default: logits"},
     [GLN_OPTION_OUT] = {"--out", "FILE", "write the scores used to this safetensors file"},
     [GLN_OPTION_K] = {"--k", "LIST", "numbers of routes per token to measure; default: 1,2,8"},
+    [GLN_OPTION_XML] = {"--xml", "FILE", "a machine as hwloc wrote it down (lstopo --of xml)"},
+    [GLN_OPTION_SYNTHETIC] = {"--synthetic", "TEXT",
+                              "a machine such as \"package:2 numa:1 l3:1 core:8 pu:2\""},
+    [GLN_OPTION_RANKS] = {"--ranks", "N",
+                          "plan N ranks on the machine; default: its GPUs, else its NUMA nodes"},
+    [GLN_OPTION_SVG] = {"--svg", "FILE", "draw the same into this file"},
 };
 
 const gln_option_text_t *gln_option_text(gln_option_t option)

@@ -35,6 +35,10 @@ typedef enum gln_option {
     GLN_OPTION_TENSOR,
     GLN_OPTION_OUT,
     GLN_OPTION_K,
+    GLN_OPTION_XML,
+    GLN_OPTION_SYNTHETIC,
+    GLN_OPTION_RANKS,
+    GLN_OPTION_SVG,
     GLN_OPTIONS
 } gln_option_t;
 

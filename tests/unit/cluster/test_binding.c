@@ -89,6 +89,7 @@ Test(binding, gpus_of_unknown_place_do_not_decide)
     expect("gpu2-nodriver", 2, true, "0-3;4-7");
     gln_topology_t *topology = open_file("gpu2-nodriver");
     gln_binding_plan_t *plan = open_plan(topology, 2, true);
+    cr_assert(!gln_binding_plan_near_devices(plan));
     cr_assert_eq(gln_binding_plan_device(plan, 0), 0);
     cr_assert_eq(gln_binding_plan_device(plan, 1), 1);
     gln_binding_plan_close(plan);
@@ -100,6 +101,7 @@ Test(binding, who_has_a_core_and_which_node)
     gln_topology_t *topology = open_file("gpu8-nvswitch");
     gln_binding_plan_t *plan = open_plan(topology, 4, true);
     const int numa[4] = {3, 3, 1, 1};
+    cr_assert(gln_binding_plan_near_devices(plan));
     for (int rank = 0; rank < 4; rank++) {
         cr_assert_eq(gln_binding_plan_numa(plan, rank), numa[rank]);
         cr_assert_eq(gln_binding_plan_device(plan, rank), rank);

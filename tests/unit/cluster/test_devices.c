@@ -17,7 +17,7 @@ static gln_topology_t *open_file(const char *name)
 }
 
 typedef struct expected {
-    gln_device_kind_t kind;
+    gln_io_kind_t kind;
     const char *name, *bus_id;
     int numa_node, package;
 } expected_t;
@@ -28,7 +28,7 @@ static void expect(const char *name, int gpus, int count, const expected_t *expe
     cr_assert_eq(gln_topology_gpus(topology), gpus);
     cr_assert_eq(gln_topology_devices(topology), count);
     for (int i = 0; i < count; i++) {
-        const gln_device_t *device = gln_topology_device(topology, i);
+        const gln_io_device_t *device = gln_topology_device(topology, i);
         cr_assert_eq(device->kind, expected[i].kind, "%s %d", name, i);
         cr_assert_str_eq(device->name, expected[i].name);
         cr_assert_str_eq(device->bus_id, expected[i].bus_id);
@@ -41,35 +41,35 @@ static void expect(const char *name, int gpus, int count, const expected_t *expe
 Test(devices, two_sockets)
 {
     /* neither the disk nor the screen of the service processor */
-    const expected_t nics[] = {{GLN_DEVICE_NIC, "eno1", "0000:04:00.0", 0, 0},
-                               {GLN_DEVICE_NIC, "mlx5_0", "0000:81:00.0", 1, 1}};
+    const expected_t nics[] = {{GLN_IO_NIC, "eno1", "0000:04:00.0", 0, 0},
+                               {GLN_IO_NIC, "mlx5_0", "0000:81:00.0", 1, 1}};
     expect("xeon-2s", 0, 2, nics);
 }
 
 Test(devices, four_numa_nodes)
 {
-    const expected_t nics[] = {{GLN_DEVICE_NIC, "eno1", "0000:c1:00.0", 0, 0},
-                               {GLN_DEVICE_NIC, "mlx5_0", "0000:41:00.0", 2, 0}};
+    const expected_t nics[] = {{GLN_IO_NIC, "eno1", "0000:c1:00.0", 0, 0},
+                               {GLN_IO_NIC, "mlx5_0", "0000:41:00.0", 2, 0}};
     expect("epyc-nps4", 0, 2, nics);
 }
 
 Test(devices, eight_gpus)
 {
     const expected_t devices[] = {
-        {GLN_DEVICE_GPU, "cuda0", "0000:07:00.0", 3, 0},
-        {GLN_DEVICE_GPU, "cuda1", "0000:0f:00.0", 3, 0},
-        {GLN_DEVICE_GPU, "cuda2", "0000:47:00.0", 1, 0},
-        {GLN_DEVICE_GPU, "cuda3", "0000:4e:00.0", 1, 0},
-        {GLN_DEVICE_GPU, "cuda4", "0000:87:00.0", 7, 1},
-        {GLN_DEVICE_GPU, "cuda5", "0000:90:00.0", 7, 1},
-        {GLN_DEVICE_GPU, "cuda6", "0000:b7:00.0", 5, 1},
-        {GLN_DEVICE_GPU, "cuda7", "0000:bd:00.0", 5, 1},
+        {GLN_IO_GPU, "cuda0", "0000:07:00.0", 3, 0},
+        {GLN_IO_GPU, "cuda1", "0000:0f:00.0", 3, 0},
+        {GLN_IO_GPU, "cuda2", "0000:47:00.0", 1, 0},
+        {GLN_IO_GPU, "cuda3", "0000:4e:00.0", 1, 0},
+        {GLN_IO_GPU, "cuda4", "0000:87:00.0", 7, 1},
+        {GLN_IO_GPU, "cuda5", "0000:90:00.0", 7, 1},
+        {GLN_IO_GPU, "cuda6", "0000:b7:00.0", 5, 1},
+        {GLN_IO_GPU, "cuda7", "0000:bd:00.0", 5, 1},
         /* in the order of the machine's tree: NUMA nodes 1, 3, 5, 7 */
-        {GLN_DEVICE_NIC, "mlx5_1", "0000:4b:00.0", 1, 0},
-        {GLN_DEVICE_NIC, "mlx5_0", "0000:0c:00.0", 3, 0},
-        {GLN_DEVICE_NIC, "mlx5_3", "0000:ba:00.0", 5, 1},
-        {GLN_DEVICE_NIC, "mlx5_2", "0000:8d:00.0", 7, 1},
-        {GLN_DEVICE_NIC, "enp161s0", "0000:a1:00.0", 7, 1},
+        {GLN_IO_NIC, "mlx5_1", "0000:4b:00.0", 1, 0},
+        {GLN_IO_NIC, "mlx5_0", "0000:0c:00.0", 3, 0},
+        {GLN_IO_NIC, "mlx5_3", "0000:ba:00.0", 5, 1},
+        {GLN_IO_NIC, "mlx5_2", "0000:8d:00.0", 7, 1},
+        {GLN_IO_NIC, "enp161s0", "0000:a1:00.0", 7, 1},
     };
     expect("gpu8-nvswitch", 8, 13, devices);
 }
@@ -77,14 +77,10 @@ Test(devices, eight_gpus)
 Test(devices, four_gpus_in_reverse)
 {
     const expected_t devices[] = {
-        {GLN_DEVICE_GPU, "cuda0", "0000:03:00.0", 3, 0},
-        {GLN_DEVICE_GPU, "cuda1", "0000:43:00.0", 2, 0},
-        {GLN_DEVICE_GPU, "cuda2", "0000:83:00.0", 1, 0},
-        {GLN_DEVICE_GPU, "cuda3", "0000:c3:00.0", 0, 0},
-        {GLN_DEVICE_NIC, "mlx5_3", "0000:c4:00.0", 0, 0},
-        {GLN_DEVICE_NIC, "mlx5_2", "0000:84:00.0", 1, 0},
-        {GLN_DEVICE_NIC, "mlx5_1", "0000:44:00.0", 2, 0},
-        {GLN_DEVICE_NIC, "mlx5_0", "0000:04:00.0", 3, 0},
+        {GLN_IO_GPU, "cuda0", "0000:03:00.0", 3, 0},  {GLN_IO_GPU, "cuda1", "0000:43:00.0", 2, 0},
+        {GLN_IO_GPU, "cuda2", "0000:83:00.0", 1, 0},  {GLN_IO_GPU, "cuda3", "0000:c3:00.0", 0, 0},
+        {GLN_IO_NIC, "mlx5_3", "0000:c4:00.0", 0, 0}, {GLN_IO_NIC, "mlx5_2", "0000:84:00.0", 1, 0},
+        {GLN_IO_NIC, "mlx5_1", "0000:44:00.0", 2, 0}, {GLN_IO_NIC, "mlx5_0", "0000:04:00.0", 3, 0},
     };
     expect("gpu4-nvlink", 4, 8, devices);
 }
@@ -92,9 +88,9 @@ Test(devices, four_gpus_in_reverse)
 Test(devices, without_drivers_and_places)
 {
     const expected_t devices[] = {
-        {GLN_DEVICE_GPU, "0000:02:00.0", "0000:02:00.0", -1, -1},
-        {GLN_DEVICE_GPU, "0000:82:00.0", "0000:82:00.0", -1, -1},
-        {GLN_DEVICE_NIC, "eth0", "", -1, -1},
+        {GLN_IO_GPU, "0000:02:00.0", "0000:02:00.0", -1, -1},
+        {GLN_IO_GPU, "0000:82:00.0", "0000:82:00.0", -1, -1},
+        {GLN_IO_NIC, "eth0", "", -1, -1},
     };
     expect("gpu2-nodriver", 2, 3, devices);
     gln_topology_t *topology = open_file("gpu2-nodriver");
