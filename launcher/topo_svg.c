@@ -13,7 +13,8 @@
 enum {
     NODES_DRAWN = 4,
     ROW_CELLS = 8,
-    COLUMNS = 4, /* NUMA nodes side by side */
+    PACKAGE_WIDTH_MIN = 480, /* its title */
+    COLUMNS = 4,             /* NUMA nodes side by side */
     CELL_WIDTH = 26,
     CELL_HEIGHT = 18,
     LINE = 16,
@@ -253,6 +254,7 @@ static point_t draw_node(const gln_topo_t *topo, int node, int x, int y, FILE *f
         point_t size = lay_package(&d, package, 0, 0, false);
         if (size.y == 0) continue;
         int frame = package >= 0 ? LINE + 2 * GAP : 0;
+        if (package >= 0 && size.x < PACKAGE_WIDTH_MIN) size.x = PACKAGE_WIDTH_MIN;
         if (package >= 0) {
             box(file, x, top, size.x + GAP, size.y + frame, "#f4f4f8");
             snprintf(words, sizeof words, "package %d  %s", package,
