@@ -2,9 +2,15 @@
 #include "cluster/binding.h"
 #include "cluster/devices.h"
 #include <criterion/criterion.h>
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sched.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 
 static gln_topology_t *open_file(const char *name)
 {
@@ -246,4 +252,57 @@ Test(binding, applied_and_verified)
     cr_assert_str_eq(text, words);
     gln_binding_plan_close(plan);
     gln_topology_close(topology);
+}
+
+/* From here on the system refuses a call to this process, as some containers do.
+ * @return false where that cannot be had */
+static bool forbid(unsigned call)
+{
+    struct sock_filter rules[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {.len = sizeof rules / sizeof rules[0], .filter = rules};
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+           prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+}
+
+static void apply_without(unsigned call, gln_binding_result_t *result, bool *is_bound)
+{
+    gln_topology_t *topology = NULL;
+    cr_assert_eq(gln_topology_open(&topology), GLN_OK);
+    if (gln_topology_cores(topology) < 2 || gln_topology_is_bound(topology) || !forbid(call)) {
+        gln_topology_close(topology);
+        cr_skip_test("needs two free cores and a system that can be made to refuse");
+    }
+    gln_binding_plan_t *plan = open_plan(topology, 2, false);
+    cr_assert_eq(gln_binding_apply(topology, plan, 0, result), GLN_OK);
+    *is_bound = gln_topology_is_bound(topology);
+    gln_binding_plan_close(plan);
+    gln_topology_close(topology);
+}
+
+Test(binding, a_refusal_is_no_error)
+{
+    gln_binding_result_t result;
+    bool is_bound;
+    apply_without(__NR_sched_setaffinity, &result, &is_bound);
+    cr_assert_eq(result.state, GLN_BINDING_REFUSED);
+    cr_assert(!result.memory);
+    cr_assert_str_eq(result.text,
+                     "not bound: the system does not allow it (Operation not permitted)");
+    cr_assert(!is_bound);
+}
+
+Test(binding, memory_may_be_refused_alone)
+{
+    gln_binding_result_t result;
+    bool is_bound;
+    apply_without(__NR_set_mempolicy, &result, &is_bound);
+    cr_assert_eq(result.state, GLN_BINDING_DONE);
+    cr_assert(!result.memory);
+    cr_assert(strstr(result.text, "; memory as it was"), "%s", result.text);
+    cr_assert(is_bound);
 }
