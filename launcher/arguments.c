@@ -46,6 +46,12 @@ static const gln_option_text_t texts[GLN_OPTIONS] = {
     [GLN_OPTION_IMBALANCE] = {"--imbalance", "X",
                               "load of a domain over the mean to stay below; default: 1.1"},
     [GLN_OPTION_PLACEMENT] = {"--out", "FILE", "write the placement (docs/placement.md)"},
+    [GLN_OPTION_XML] = {"--xml", "FILE", "a machine as hwloc wrote it down (lstopo --of xml)"},
+    [GLN_OPTION_SYNTHETIC] = {"--synthetic", "TEXT",
+                              "a machine such as \"package:2 numa:1 l3:1 core:8 pu:2\""},
+    [GLN_OPTION_RANKS] = {"--ranks", "N",
+                          "plan N ranks on the machine; default: its GPUs, else its NUMA nodes"},
+    [GLN_OPTION_SVG] = {"--svg", "FILE", "draw the same into this file"},
 };
 
 const gln_option_text_t *gln_option_text(gln_option_t option)

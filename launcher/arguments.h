@@ -39,6 +39,10 @@ typedef enum gln_option {
     GLN_OPTION_COPIES,
     GLN_OPTION_IMBALANCE,
     GLN_OPTION_PLACEMENT,
+    GLN_OPTION_XML,
+    GLN_OPTION_SYNTHETIC,
+    GLN_OPTION_RANKS,
+    GLN_OPTION_SVG,
     GLN_OPTIONS
 } gln_option_t;
 

@@ -11,6 +11,7 @@
 
 #define BIT(option) (1u << GLN_OPTION_##option)
 #define COMMON (BIT(HELP))
+_Static_assert(GLN_OPTIONS <= 32, "options are bits of an unsigned");
 
 static const gln_command_t commands[] = {
     {"train", "RUN.yaml", "train a model, or go on with a run",
@@ -107,6 +108,18 @@ static const gln_command_t commands[] = {
      "The same tensors give the same hash, however they are spread over files. Checksums are "
      "verified.\n",
      COMMON | BIT(JSON), 1, 1, 0, gln_command_ckpt_digest},
+    {"topo", "[RUN.yaml]", "draw machines with the ranks, devices and links on them",
+     "Draws the machines of this job (under mpirun, all of them) with packages, NUMA nodes, L3 "
+     "caches,\n"
+     "cores and the ranks that may run there, GPUs, network cards and links between GPUs; with a "
+     "run\n"
+     "file also the domains and experts of each rank. With --ranks, --xml or --synthetic it needs "
+     "no job:\n"
+     "it draws one machine, also one that is not here, with ranks planned on it as "
+     "parallel.bind: auto\n"
+     "would bind them; without a run file each rank has a GPU where there are any.\n",
+     COMMON | BIT(SET) | BIT(JSON) | BIT(XML) | BIT(SYNTHETIC) | BIT(RANKS) | BIT(SVG), 0, 1, 0,
+     gln_command_topo},
     {"info", "", "version, machine and job as gleaner sees them", "", COMMON | BIT(JSON), 0, 0, 0,
      gln_command_info},
     {NULL, NULL, NULL, NULL, 0, 0, 0, 0, NULL},

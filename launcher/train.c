@@ -111,6 +111,7 @@ static void find_changes(gln_train_t *t, char *changes, size_t size)
     if (status != GLN_OK) return;
     /* the file holds resolved values but for these, which the loaded options have resolved */
     if (before.parallel.domains == 0) before.parallel.domains = t->run.parallel.domains;
+    before.parallel.bind = t->run.parallel.bind;
     gln_run_options_changes(&before, &t->run, changes, size);
 }
 
@@ -129,6 +130,10 @@ static gln_status_t prepare(gln_train_t *t)
     gln_data_glance_t glance = {0};
     char changes[1024];
     gln_status_t status = gln_session_agree(&t->session, check_input(t));
+    if (status != GLN_OK) return status;
+    if (t->run.parallel.bind == 0) /* auto */
+        status = gln_bind_ranks(t->session.comm, (int)t->run.parallel.threads, true, &t->bind);
+    status = gln_session_agree(&t->session, status);
     if (status != GLN_OK) return status;
     status = gln_machine_look(t->session.comm, (int)t->run.parallel.threads, &t->machine);
     status = gln_session_agree(&t->session, status);

@@ -3,6 +3,7 @@
 #define GLN_LAUNCHER_TRAIN_H
 
 #include "launcher/arguments.h"
+#include "launcher/bind.h"
 #include "launcher/machine.h"
 #include "launcher/run_folder.h"
 #include "launcher/session.h"
@@ -22,6 +23,7 @@ typedef struct gln_train {
     gln_session_t session;
     gln_run_options_t run;
     gln_machine_t machine;
+    gln_bind_t bind; /* ranks 0: parallel.bind is none */
     gln_trainer_t *trainer;
     bool speaks, json;  /* rank 0 prints; as JSON objects */
     FILE *metrics;      /* rank 0's */

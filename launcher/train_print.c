@@ -38,6 +38,9 @@ static void print_ranks(const gln_train_t *t, FILE *out)
     fprintf(out, "  machine   %s\n", m->summary);
     fprintf(out, "  binding   rank 0 on %s; %d thread%s a rank\n", m->binding, m->threads,
             plural(m->threads));
+    if (t->bind.ranks > 0)
+        fprintf(out, "            parallel.bind auto: rank 0 %s; %d of %d rank%s bound by it\n",
+                t->bind.mine.text, t->bind.bound, t->bind.ranks, plural(t->bind.ranks));
     fprintf(out, "  backend   %s, %s%s%s\n", choice("parallel.backend", t->run.parallel.backend),
             choice("parallel.dtype", t->run.parallel.dtype), m->features[0] ? "; CPU has " : "",
             m->features);
@@ -125,13 +128,14 @@ static void print_start_json(const gln_train_t *t, const char *changes, FILE *ou
                   "backend", choice("parallel.backend", t->run.parallel.backend), "dtype",
                   choice("parallel.dtype", t->run.parallel.dtype));
     json_t *rest = json_pack(
-        "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "cpu_features",
+        "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:s, s:i}", "cpu_features",
         t->machine.features, "parameters", (json_int_t)t->parameters, "parameters_active",
         (json_int_t)t->parameters_active, "train_tokens", (json_int_t)train.tokens, "valid_tokens",
         (json_int_t)valid.tokens, "parameter_bytes", (json_int_t)bytes.parameters,
         "activation_bytes", (json_int_t)bytes.activations, "workspace_bytes",
         (json_int_t)bytes.workspace, "first_step", (json_int_t)t->first_step, "steps",
-        (json_int_t)t->run.train.steps, "changed", changes);
+        (json_int_t)t->run.train.steps, "changed", changes, "bind",
+        t->bind.ranks ? t->bind.mine.text : "parallel.bind is none", "bound_ranks", t->bind.bound);
     json_object_update(object, rest);
     json_decref(rest);
     const char *reason, *form = gln_model_exchange_form(gln_trainer_model(t->trainer), &reason);

@@ -22,6 +22,7 @@ static const char *const backends[] = {"cpu", "ref", NULL};
 static const char *const dtypes[] = {"f32", "f64", NULL};
 static const char *const exchanges[] = {"auto", "flat", "hierarchical", NULL};
 static const char *const routings[] = {"dropless", "train", NULL};
+static const char *const binds[] = {"auto", "none", NULL};
 static const char *const resumes[] = {"auto", "never", NULL};
 
 #define AT(member) offsetof(gln_run_options_t, member)
@@ -108,6 +109,8 @@ static const gln_config_field_t fields[] = {
     INT(parallel.domains, 0, 1 << 20, "0", "domains D, part of the run's meaning; 0: one per rank"),
     INT(parallel.expert_replicas, 1, 1 << 20, "1", "replica groups R"),
     INT(parallel.threads, 0, 1024, "0", "threads per rank; 0: the cores this rank may use"),
+    CHOICE(parallel.bind, binds, "auto",
+           "auto: give each rank cores of its own and the memory next to them where none were given"),
     CHOICE(parallel.backend, backends, "cpu", "kernels: cpu (oneDNN) or ref (slow, plain C)"),
     CHOICE(parallel.dtype, dtypes, "f32", "compute type; f64 needs backend ref"),
     CHOICE(parallel.exchange, exchanges, "auto",

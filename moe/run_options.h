@@ -37,6 +37,7 @@ typedef struct gln_run_options {
         int64_t domains, expert_replicas, threads;
         int backend, dtype, exchange;
         char placement[GLN_CONFIG_TEXT_MAX];
+        int bind; /* 0: auto, 1: none; changes nothing but speed */
     } parallel;
     struct {
         int64_t steps, batch, accumulation, seed, warmup_steps, decay_steps;
