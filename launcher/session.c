@@ -52,6 +52,7 @@ gln_status_t gln_session_join(gln_session_t *session)
         session->spoken = true;
         return status;
     }
+    gln_comm_set_timeout(session->comm, GLN_SESSION_TIMEOUT_MS);
     session->rank = gln_comm_rank(session->comm);
     session->ranks = gln_comm_size(session->comm);
     return GLN_OK;
@@ -64,7 +65,8 @@ void gln_session_forget(gln_session_t *session)
 
 static void end_job(gln_session_t *session, gln_status_t status)
 {
-    speak(session, status);
+    /* without a message another rank of this node reports who is missing */
+    if (status != GLN_ERR_PEER || session->message[0]) speak(session, status);
     gln_comm_abort(session->comm, GLN_EXIT_FAILED);
 }
 
@@ -112,6 +114,7 @@ int gln_session_exit_status(gln_status_t status, bool working)
 
 int gln_session_leave(gln_session_t *session, gln_status_t status)
 {
+    if (status == GLN_ERR_PEER && session->comm) end_job(session, status);
     fflush(stdout);
     gln_comm_close(session->comm);
     session->comm = NULL;
