@@ -45,6 +45,13 @@ static mpi_comm_t *of(gln_comm_t *comm)
     return (mpi_comm_t *)comm;
 }
 
+/* Where it is known already who is missing, that is the cause. */
+static gln_status_t wait_failed(gln_comm_t *comm, int code, const char *collective)
+{
+    if (comm->roster && gln_roster_verdict(comm->roster, NULL)) return gln_comm_late(comm, NULL, 0);
+    return mpi_fail(code, collective);
+}
+
 /* `code` is what starting `request` gave. */
 static gln_status_t request_wait(mpi_comm_t *m, int code, MPI_Request *request,
                                  const char *collective)
@@ -60,7 +67,7 @@ static gln_status_t request_wait(mpi_comm_t *m, int code, MPI_Request *request,
         if (gln_wait_over(&wait)) return gln_comm_late(comm, NULL, 0);
     }
     gln_wait_end(comm);
-    return code == MPI_SUCCESS ? GLN_OK : mpi_fail(code, collective);
+    return code == MPI_SUCCESS ? GLN_OK : wait_failed(comm, code, collective);
 }
 
 static gln_status_t usable(const gln_comm_t *comm)
@@ -184,9 +191,24 @@ static gln_status_t mpi_receive(gln_comm_t *comm, int peer, void *data, size_t b
     return message_start(of(comm), peer, NULL, data, bytes);
 }
 
+/* The peers of what is still under way are waited for: one that has not taken a message has not
+ * arrived either. */
+static gln_status_t messages_late(mpi_comm_t *m)
+{
+    int open = 0;
+    for (int i = 0; i < m->count; i++) {
+        int done = 0;
+        MPI_Request_get_status(m->requests[i], &done, MPI_STATUS_IGNORE);
+        if (!done) m->peers[open++] = m->peers[i];
+    }
+    m->count = 0;
+    return gln_comm_late(&m->base, m->peers, open);
+}
+
 static gln_status_t message_failed(mpi_comm_t *m, int code)
 {
     int first = 0;
+    if (m->base.roster && gln_roster_verdict(m->base.roster, NULL)) return messages_late(m);
     if (code == MPI_ERR_IN_STATUS) {
         while (first + 1 < m->count && (m->statuses[first].MPI_ERROR == MPI_SUCCESS ||
                                         m->statuses[first].MPI_ERROR == MPI_ERR_PENDING))
@@ -200,20 +222,6 @@ static gln_status_t message_failed(mpi_comm_t *m, int code)
                                    m->base.rank, m->count > 0 ? m->peers[first] : -1, text);
     give_up(m);
     return status;
-}
-
-/* The peers of what is still under way are waited for: one that has not taken a message has not
- * arrived either. */
-static gln_status_t messages_late(mpi_comm_t *m)
-{
-    int open = 0;
-    for (int i = 0; i < m->count; i++) {
-        int done = 0;
-        MPI_Request_get_status(m->requests[i], &done, MPI_STATUS_IGNORE);
-        if (!done) m->peers[open++] = m->peers[i];
-    }
-    m->count = 0;
-    return gln_comm_late(&m->base, m->peers, open);
 }
 
 static gln_status_t mpi_wait(gln_comm_t *comm)

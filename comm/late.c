@@ -19,8 +19,8 @@
 enum { YIELD_AFTER_POLLS = 1 << 12, NAMES_MAX = 6, WAITING_MAX = 16 };
 static const int64_t LOOK_NS = 20000000;    /* between two looks at questions and processes */
 static const int64_t ASK_NS = 600000000;    /* for answers of other nodes */
-static const int64_t HOLD_NS = 250000000;   /* that the lowest rank is ahead of other nodes */
-static const int64_t QUIET_NS = 1000000000; /* for the one that reports to end the job */
+static const int64_t HOLD_NS = 700000000;   /* that the lowest rank is ahead of other nodes */
+static const int64_t QUIET_NS = 999999999;  /* for the one that reports to end the job */
 static const int64_t PAUSE_NS = 1000000000; /* between two polls: this process was stopped */
 
 void gln_wait_begin(gln_comm_t *comm, const char *collective, gln_wait_t *wait)
@@ -146,13 +146,13 @@ static int is_ahead(const gln_roster_t *r)
     return 1;
 }
 
-static void rest(int64_t ns)
+/* @return 1 when a signal came: the job is being ended */
+static int rest(int64_t ns)
 {
-    struct timespec left = {.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
-    while (nanosleep(&left, &left) != 0)
-        ; /* signals come when the job is ended */
+    return nanosleep(&(struct timespec){.tv_nsec = ns}, NULL) != 0;
 }
 
+/* Fail with what another rank has reported. */
 static gln_status_t take_over(const text_t *text)
 {
     rest(QUIET_NS);
@@ -183,6 +183,6 @@ gln_status_t gln_comm_late(gln_comm_t *comm, const int *ranks, int count)
     add_place(&text, comm);
     add_waiting(&text, r);
     if (gln_roster_verdict(r, text.data)) return take_over(&text);
-    if (!is_ahead(r)) rest(HOLD_NS);
+    if (!is_ahead(r) && rest(HOLD_NS)) return take_over(&text);
     return gln_fail(GLN_ERR_PEER, "%s", text.data);
 }

@@ -141,6 +141,11 @@ static void ask_stop(int number)
     stop_asked = 1;
 }
 
+static void hear(int number)
+{
+    (void)number;
+}
+
 void gln_session_catch_signals(void)
 {
     struct sigaction action = {.sa_handler = ask_stop, .sa_flags = SA_RESTART};
@@ -148,6 +153,9 @@ void gln_session_catch_signals(void)
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGUSR1, &action, NULL);
+    /* mpirun ends a job with SIGCONT and then SIGTERM: ranks that hold back leave at once */
+    action.sa_handler = hear;
+    sigaction(SIGCONT, &action, NULL);
     sigaction(SIGPIPE, &(struct sigaction){.sa_handler = SIG_IGN}, NULL);
 }
 
