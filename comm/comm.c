@@ -22,6 +22,13 @@ void gln_comm_set_up(gln_comm_t *comm, const gln_comm_ops_t *ops, int rank, int 
     comm->tree_small_bytes = GLN_COMM_TREE_SMALL_BYTES;
     comm->scratch = NULL;
     comm->scratch_bytes = 0;
+    comm->timeout_ms = 0;
+    comm->collective = "start";
+    comm->given_up = 0;
+    comm->roster = NULL;
+    comm->roster_rank = NULL;
+    comm->own_place = (gln_place_t){.layer = -1};
+    comm->place = &comm->own_place;
 }
 
 void gln_comm_set_nodes(gln_comm_t *comm, const int *nodes, int count)
@@ -95,6 +102,25 @@ int gln_comm_nodes_count(const gln_comm_t *comm)
 {
     GLN_ASSERT(comm);
     return comm->nodes_count;
+}
+
+void gln_comm_set_timeout(gln_comm_t *comm, int64_t timeout_ms)
+{
+    GLN_ASSERT(comm && timeout_ms >= 0);
+    comm->timeout_ms = timeout_ms;
+}
+
+void gln_comm_set_place(gln_comm_t *comm, const char *operation, int layer)
+{
+    GLN_ASSERT(comm);
+    comm->place->operation = operation;
+    comm->place->layer = layer;
+}
+
+void gln_comm_set_step(gln_comm_t *comm, int64_t step)
+{
+    GLN_ASSERT(comm);
+    comm->place->step = step;
 }
 
 void gln_comm_abort(gln_comm_t *comm, int exit_status)

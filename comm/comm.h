@@ -42,6 +42,18 @@ int gln_comm_nodes_count(const gln_comm_t *comm);
 /** End the whole job at once with this exit status; for errors that cannot be agreed upon. */
 void gln_comm_abort(gln_comm_t *comm, int exit_status) __attribute__((noreturn));
 
+/** From now on a rank that waits longer than this for another one reports who is missing, by rank,
+ * host and process, and returns GLN_ERR_PEER, at most a second later; where a process of the same
+ * node is gone, at once. The communicator is good for abort and close then. 0 (so it begins):
+ * wait for ever. Communicators split from this one afterwards inherit it. LOCAL; the same on all
+ * ranks. Inside MPI itself (MPI_Init, the making of communicators) there is no such bound. */
+void gln_comm_set_timeout(gln_comm_t *comm, int64_t timeout_ms);
+/** What these messages say about the place: operation (static storage; NULL: the collective's own
+ * name) and layer (-1: none). Shared with all communicators split from this one. LOCAL, cheap. */
+void gln_comm_set_place(gln_comm_t *comm, const char *operation, int layer);
+/** Likewise the optimizer step that is under way, from 1; 0: none. */
+void gln_comm_set_step(gln_comm_t *comm, int64_t step);
+
 gln_status_t gln_comm_barrier(gln_comm_t *comm);
 gln_status_t gln_comm_broadcast(gln_comm_t *comm, void *data, size_t bytes, int root);
 /** Every rank's `bytes` bytes, in rank order, into `out` [P * bytes]. */

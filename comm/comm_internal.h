@@ -30,6 +30,15 @@ typedef struct gln_comm_ops {
     void (*close)(gln_comm_t *comm);
 } gln_comm_ops_t;
 
+/* Where the program is, for messages about ranks that do not arrive. */
+typedef struct gln_place {
+    const char *operation; /* static storage; NULL: the collective's own name */
+    int layer;             /* -1: none */
+    int64_t step;          /* 0: none */
+} gln_place_t;
+
+typedef struct gln_roster gln_roster_t; /* roster_internal.h */
+
 struct gln_comm {
     const gln_comm_ops_t *ops;
     int rank, size;
@@ -40,6 +49,13 @@ struct gln_comm {
     size_t tree_small_bytes; /* tree sum: recursive doubling up to here */
     void *scratch;           /* grown by gln_comm_scratch */
     size_t scratch_bytes;
+    int64_t timeout_ms;     /* 0: waits have no end */
+    const char *collective; /* that this rank entered last */
+    int given_up;           /* a wait was: good for abort and close only */
+    gln_roster_t *roster;   /* of the job; NULL: there is nobody to miss */
+    const int *roster_rank; /* [P] rank in the roster of every rank here; NULL: the same */
+    gln_place_t *place;     /* the roster's, else own_place */
+    gln_place_t own_place;
 };
 
 #define GLN_COMM_CHUNK_BYTES ((size_t)1 << 30)      /* MPI counts are int */
@@ -52,6 +68,36 @@ void gln_comm_set_up(gln_comm_t *comm, const gln_comm_ops_t *ops, int rank, int 
 /** Pretend that rank r lives on node nodes[r] < count, the same on every rank: before anything is
  * opened on the communicator, for tests of what happens between nodes. */
 void gln_comm_set_nodes(gln_comm_t *comm, const int *nodes, int count);
+/* A wait that polls. No slower than one that does not: the clock is read every 16th poll.
+ *
+ *     gln_wait_t wait;
+ *     gln_wait_begin(comm, "barrier", &wait);
+ *     while (!done())
+ *         if (gln_wait_over(&wait)) return gln_comm_late(comm, ranks, count);
+ *     gln_wait_end(comm);
+ */
+typedef struct gln_wait {
+    gln_comm_t *comm;
+    int64_t now_ns, end_ns, look_ns; /* 0 until the clock is read first */
+    uint32_t polls;
+} gln_wait_t;
+
+/** This rank waits now, and the others can see it. @param collective static storage */
+void gln_wait_begin(gln_comm_t *comm, const char *collective, gln_wait_t *wait);
+void gln_wait_end(gln_comm_t *comm);
+/** The rare part of gln_wait_over. */
+int gln_wait_look(gln_wait_t *wait);
+/** 1: the time is over, or a rank is found to be gone. Never with timeout_ms = 0. */
+static inline int gln_wait_over(gln_wait_t *wait)
+{
+    return (++wait->polls & 15u) == 0 && gln_wait_look(wait);
+}
+
+/** Find out who is missing and report it. To be called inside a wait that is over; the communicator
+ * is given up then.
+ *  @param ranks  [count] ranks of `comm` that this one waits for; NULL, 0: all
+ *  @return GLN_ERR_PEER */
+gln_status_t gln_comm_late(gln_comm_t *comm, const int *ranks, int count);
 
 /** Make comm->scratch hold `bytes`, on every rank or on none. COLLECTIVE, same `bytes` everywhere.
  */

@@ -2,11 +2,14 @@
  * the caller's. MPI counts are int: longer transfers are cut into chunks, which match because
  * messages between two ranks keep their order. Messages in flight stand in one list per
  * communicator that grows to the largest number ever needed. Nodes are found once per communicator
- * with MPI_Comm_split_type. */
-#include "comm/comm_internal.h"
+ * with MPI_Comm_split_type.
+ *
+ * Every wait polls a request, so that it can end when a rank does not arrive (late.c); MPI's own
+ * progress runs in the polls. After such an end what was begun stays with MPI, buffers included:
+ * nothing more is done on that communicator. */
+#include "comm/roster_internal.h"
 
 #include "base/log.h"
-#include <mpi.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,7 +20,8 @@ typedef struct mpi_comm {
     MPI_Status *statuses;  /* [capacity] */
     int *peers;            /* [capacity] rank at the other end, for messages */
     int count, capacity;
-    int finalizes; /* this one initialised MPI */
+    int finalizes;    /* this one initialised MPI */
+    int *world_ranks; /* [P] base.roster_rank, where this one was split off */
 } mpi_comm_t;
 
 enum { message_tag = 1 };
@@ -41,44 +45,90 @@ static mpi_comm_t *of(gln_comm_t *comm)
     return (mpi_comm_t *)comm;
 }
 
+/* Where it is known already who is missing, that is the cause. */
+static gln_status_t wait_failed(gln_comm_t *comm, int code, const char *collective)
+{
+    if (comm->roster && gln_roster_verdict(comm->roster, NULL)) return gln_comm_late(comm, NULL, 0);
+    return mpi_fail(code, collective);
+}
+
+/* `code` is what starting `request` gave. */
+static gln_status_t request_wait(mpi_comm_t *m, int code, MPI_Request *request,
+                                 const char *collective)
+{
+    gln_comm_t *comm = &m->base;
+    gln_wait_t wait;
+    int done = 0;
+    if (code != MPI_SUCCESS) return mpi_fail(code, collective);
+    gln_wait_begin(comm, collective, &wait);
+    for (;;) {
+        code = MPI_Test(request, &done, MPI_STATUS_IGNORE);
+        if (code != MPI_SUCCESS || done) break;
+        if (gln_wait_over(&wait)) return gln_comm_late(comm, NULL, 0);
+    }
+    gln_wait_end(comm);
+    return code == MPI_SUCCESS ? GLN_OK : wait_failed(comm, code, collective);
+}
+
+static gln_status_t usable(const gln_comm_t *comm)
+{
+    if (!comm->given_up) return GLN_OK;
+    return gln_fail(GLN_ERR_PEER, "a rank did not arrive before; the job can only be ended");
+}
+
+/* Start with `call`, whose last argument is the request, and wait. */
+#define COLLECTIVE(comm, name, call, ...)                                                    \
+    do {                                                                                     \
+        MPI_Request request;                                                                 \
+        gln_status_t able = usable(comm);                                                    \
+        if (able != GLN_OK) return able;                                                     \
+        return request_wait(of(comm), call(__VA_ARGS__, of(comm)->comm, &request), &request, \
+                            name);                                                           \
+    } while (0)
+
 static gln_status_t mpi_barrier(gln_comm_t *comm)
 {
-    MPI_TRY(MPI_Barrier(of(comm)->comm));
-    return GLN_OK;
+    MPI_Request request;
+    gln_status_t status = usable(comm);
+    if (status != GLN_OK) return status;
+    return request_wait(of(comm), MPI_Ibarrier(of(comm)->comm, &request), &request, "barrier");
 }
 
 static gln_status_t mpi_broadcast(gln_comm_t *comm, void *data, size_t bytes, int root)
 {
-    for (size_t at = 0; at < bytes; at += comm->chunk_bytes) {
+    gln_status_t status = usable(comm);
+    for (size_t at = 0; at < bytes && status == GLN_OK; at += comm->chunk_bytes) {
         size_t part = bytes - at < comm->chunk_bytes ? bytes - at : comm->chunk_bytes;
-        MPI_TRY(MPI_Bcast((char *)data + at, (int)part, MPI_BYTE, root, of(comm)->comm));
+        MPI_Request request;
+        int code =
+            MPI_Ibcast((char *)data + at, (int)part, MPI_BYTE, root, of(comm)->comm, &request);
+        status = request_wait(of(comm), code, &request, "broadcast");
     }
-    return GLN_OK;
+    return status;
 }
 
 static gln_status_t mpi_allgather(gln_comm_t *comm, const void *in, size_t bytes, void *out)
 {
-    MPI_TRY(MPI_Allgather(in, (int)bytes, MPI_BYTE, out, (int)bytes, MPI_BYTE, of(comm)->comm));
-    return GLN_OK;
+    COLLECTIVE(comm, "allgather", MPI_Iallgather, in, (int)bytes, MPI_BYTE, out, (int)bytes,
+               MPI_BYTE);
 }
 
 static gln_status_t mpi_alltoall_i32(gln_comm_t *comm, const int32_t *send, int count,
                                      int32_t *receive)
 {
-    MPI_TRY(MPI_Alltoall(send, count, MPI_INT32_T, receive, count, MPI_INT32_T, of(comm)->comm));
-    return GLN_OK;
+    COLLECTIVE(comm, "all-to-all", MPI_Ialltoall, send, count, MPI_INT32_T, receive, count,
+               MPI_INT32_T);
 }
 
 static gln_status_t mpi_sum_i64(gln_comm_t *comm, int64_t *values, int count)
 {
-    MPI_TRY(MPI_Allreduce(MPI_IN_PLACE, values, count, MPI_INT64_T, MPI_SUM, of(comm)->comm));
-    return GLN_OK;
+    COLLECTIVE(comm, "sum", MPI_Iallreduce, MPI_IN_PLACE, values, count, MPI_INT64_T, MPI_SUM);
 }
 
 static gln_status_t mpi_max_i64(gln_comm_t *comm, int64_t *values, int count)
 {
-    MPI_TRY(MPI_Allreduce(MPI_IN_PLACE, values, count, MPI_INT64_T, MPI_MAX, of(comm)->comm));
-    return GLN_OK;
+    COLLECTIVE(comm, "agreement", MPI_Iallreduce, MPI_IN_PLACE, values, count, MPI_INT64_T,
+               MPI_MAX);
 }
 
 /* After a failure nothing may stay in flight: buffers are the caller's again. */
@@ -110,9 +160,11 @@ static gln_status_t list_grow(mpi_comm_t *m, int capacity)
 static gln_status_t message_start(mpi_comm_t *m, int peer, const char *out, char *in, size_t bytes)
 {
     size_t chunk = m->base.chunk_bytes;
+    gln_status_t status = usable(&m->base);
+    if (status != GLN_OK) return status;
     for (size_t at = 0; at < bytes; at += chunk) {
         int part = (int)(bytes - at < chunk ? bytes - at : chunk);
-        gln_status_t status = m->count < m->capacity ? GLN_OK : list_grow(m, 2 * m->capacity);
+        status = m->count < m->capacity ? GLN_OK : list_grow(m, 2 * m->capacity);
         if (status != GLN_OK) {
             give_up(m);
             return status;
@@ -139,15 +191,24 @@ static gln_status_t mpi_receive(gln_comm_t *comm, int peer, void *data, size_t b
     return message_start(of(comm), peer, NULL, data, bytes);
 }
 
-static gln_status_t mpi_wait(gln_comm_t *comm)
+/* The peers of what is still under way are waited for: one that has not taken a message has not
+ * arrived either. */
+static gln_status_t messages_late(mpi_comm_t *m)
 {
-    mpi_comm_t *m = of(comm);
-    int code = MPI_Waitall(m->count, m->requests, m->statuses);
-    if (code == MPI_SUCCESS) {
-        m->count = 0;
-        return GLN_OK;
+    int open = 0;
+    for (int i = 0; i < m->count; i++) {
+        int done = 0;
+        MPI_Request_get_status(m->requests[i], &done, MPI_STATUS_IGNORE);
+        if (!done) m->peers[open++] = m->peers[i];
     }
+    m->count = 0;
+    return gln_comm_late(&m->base, m->peers, open);
+}
+
+static gln_status_t message_failed(mpi_comm_t *m, int code)
+{
     int first = 0;
+    if (m->base.roster && gln_roster_verdict(m->base.roster, NULL)) return messages_late(m);
     if (code == MPI_ERR_IN_STATUS) {
         while (first + 1 < m->count && (m->statuses[first].MPI_ERROR == MPI_SUCCESS ||
                                         m->statuses[first].MPI_ERROR == MPI_ERR_PENDING))
@@ -158,9 +219,28 @@ static gln_status_t mpi_wait(gln_comm_t *comm)
     int length = 0;
     MPI_Error_string(code, text, &length);
     gln_status_t status = gln_fail(GLN_ERR_PEER, "rank %d: a message with rank %d failed: %s",
-                                   comm->rank, m->count > 0 ? m->peers[first] : -1, text);
+                                   m->base.rank, m->count > 0 ? m->peers[first] : -1, text);
     give_up(m);
     return status;
+}
+
+static gln_status_t mpi_wait(gln_comm_t *comm)
+{
+    mpi_comm_t *m = of(comm);
+    gln_wait_t wait;
+    int code, done = 0;
+    gln_status_t status = usable(comm);
+    if (status != GLN_OK) return status;
+    gln_wait_begin(comm, "messages", &wait);
+    for (;;) {
+        code = MPI_Testall(m->count, m->requests, &done, m->statuses);
+        if (code != MPI_SUCCESS || done) break;
+        if (gln_wait_over(&wait)) return messages_late(m);
+    }
+    gln_wait_end(comm);
+    if (code != MPI_SUCCESS) return message_failed(m, code);
+    m->count = 0;
+    return GLN_OK;
 }
 
 static void __attribute__((noreturn)) mpi_abort(gln_comm_t *comm, int exit_status)
@@ -170,12 +250,18 @@ static void __attribute__((noreturn)) mpi_abort(gln_comm_t *comm, int exit_statu
     _Exit(exit_status);
 }
 
+/* Finalizing waits for all ranks inside MPI: a barrier that has an end goes before it, and when
+ * somebody is missing MPI is left as it is. */
 static void mpi_close(gln_comm_t *comm)
 {
     mpi_comm_t *m = of(comm);
     int finalized = 0, finalizes = m->finalizes;
     MPI_Finalized(&finalized);
-    if (!finalized && m->comm != MPI_COMM_NULL) MPI_Comm_free(&m->comm);
+    if (!finalized && finalizes && !comm->given_up) mpi_barrier(comm);
+    if (comm->given_up) finalizes = 0;
+    gln_roster_release(comm->roster);
+    if (!finalized && m->comm != MPI_COMM_NULL && !comm->given_up) MPI_Comm_free(&m->comm);
+    free(m->world_ranks);
     free(m->requests);
     free(m->statuses);
     free(m->peers);
@@ -218,8 +304,42 @@ static const gln_comm_ops_t mpi_ops = {
     .close = mpi_close,
 };
 
+/* Take part in the roster of `parent`, or open one. */
+static gln_status_t roster_join(mpi_comm_t *m, const gln_comm_t *parent)
+{
+    gln_comm_t *comm = &m->base;
+    gln_status_t status = GLN_OK;
+    if (!parent) {
+        status = gln_roster_open(m->comm, comm->rank, comm->size, comm->nodes, &comm->roster);
+    } else {
+        MPI_Group ours, theirs;
+        int *here = calloc((size_t)comm->size, sizeof *here);
+        m->world_ranks = calloc((size_t)comm->size, sizeof *m->world_ranks);
+        if (!here || !m->world_ranks) {
+            free(here);
+            return gln_fail(GLN_ERR_MEMORY, "cannot allocate a list of %d ranks", comm->size);
+        }
+        for (int r = 0; r < comm->size; r++)
+            here[r] = r;
+        MPI_Comm_group(m->comm, &ours);
+        MPI_Comm_group(((const mpi_comm_t *)parent)->comm, &theirs);
+        MPI_Group_translate_ranks(ours, comm->size, here, theirs, m->world_ranks);
+        MPI_Group_free(&ours);
+        MPI_Group_free(&theirs);
+        free(here);
+        for (int r = 0; r < comm->size && parent->roster_rank; r++)
+            m->world_ranks[r] = parent->roster_rank[m->world_ranks[r]];
+        comm->roster = parent->roster;
+        comm->roster->users++;
+        comm->roster_rank = m->world_ranks;
+        comm->timeout_ms = parent->timeout_ms;
+    }
+    if (status == GLN_OK) comm->place = &comm->roster->place;
+    return status;
+}
+
 /* Take over `own` (freed on error as well). */
-static gln_status_t handle_open(MPI_Comm own, gln_comm_t **out)
+static gln_status_t handle_open(MPI_Comm own, const gln_comm_t *parent, gln_comm_t **out)
 {
     gln_status_t status = GLN_OK;
     int rank = 0, size = 1;
@@ -238,11 +358,14 @@ static gln_status_t handle_open(MPI_Comm own, gln_comm_t **out)
     if (status != GLN_OK) goto free_memory;
     m->comm = own;
     gln_comm_set_up(&m->base, &mpi_ops, rank, size, nodes);
+    status = roster_join(m, parent);
+    if (status != GLN_OK) goto free_memory;
     *out = &m->base;
     return GLN_OK;
 
 free_memory:
     if (m) {
+        free(m->world_ranks);
         free(m->requests);
         free(m->statuses);
         free(m->peers);
@@ -256,8 +379,10 @@ free_memory:
 static gln_status_t mpi_split(gln_comm_t *comm, int color, gln_comm_t **out)
 {
     MPI_Comm part = MPI_COMM_NULL;
+    gln_status_t status = mpi_barrier(comm); /* MPI_Comm_split waits without an end */
+    if (status != GLN_OK) return status;
     MPI_TRY(MPI_Comm_split(of(comm)->comm, color, comm->rank, &part));
-    return handle_open(part, out);
+    return handle_open(part, comm, out);
 }
 
 gln_status_t gln_comm_open_mpi(const void *mpi_comm, gln_comm_t **out)
@@ -278,7 +403,7 @@ gln_status_t gln_comm_open_mpi(const void *mpi_comm, gln_comm_t **out)
         return gln_fail(GLN_ERR_ARGUMENT, "gln_comm_open_mpi: found MPI_COMM_NULL");
     MPI_Comm own = MPI_COMM_NULL;
     MPI_TRY(MPI_Comm_dup(given, &own));
-    return handle_open(own, out);
+    return handle_open(own, NULL, out);
 }
 
 gln_status_t gln_comm_open_world(gln_comm_t **out)

@@ -213,7 +213,10 @@ gln_status_t gln_exchange_dispatch(gln_exchange_t *x, const void *in, void *out)
     GLN_ASSERT(in || x->rows.sent_offset[pairs] == 0);
     GLN_ASSERT(out || x->rows.received_offset[pairs] == 0);
     x->traffic = x->traffic_dispatch;
-    return gln_exchange_forward(x, &x->rows, x->row_bytes, in, out);
+    x->comm->place->operation = "dispatch";
+    status = gln_exchange_forward(x, &x->rows, x->row_bytes, in, out);
+    x->comm->place->operation = NULL;
+    return status;
 }
 
 gln_status_t gln_exchange_combine(gln_exchange_t *x, const void *in, void *out)
@@ -223,7 +226,9 @@ gln_status_t gln_exchange_combine(gln_exchange_t *x, const void *in, void *out)
     GLN_ASSERT(in || x->rows.received_offset[x->local * x->group] == 0);
     GLN_ASSERT(out);
     x->traffic = x->traffic_combine;
+    x->comm->place->operation = "combine";
     status = backward(x, &x->rows, x->row_bytes, in);
+    x->comm->place->operation = NULL;
     if (status != GLN_OK) return status;
     int64_t tokens = x->local * x->options.tokens;
     for (int64_t t = 0; t < tokens; t++) {
@@ -247,7 +252,9 @@ gln_status_t gln_exchange_scalars(gln_exchange_t *x, const void *in, void *out)
     GLN_ASSERT(in || flow->received_offset[pairs] == 0);
     GLN_ASSERT(out || flow->sent_offset[pairs] == 0);
     size_t unit = x->element_bytes;
+    x->comm->place->operation = "scalars";
     status = backward(x, flow, unit, in);
+    x->comm->place->operation = NULL;
     if (status != GLN_OK) return status;
     for (int s = 0; s < x->local; s++)
         for (int j = 0; j < x->group; j++) {

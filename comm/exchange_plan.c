@@ -368,7 +368,10 @@ gln_status_t gln_exchange_plan(gln_exchange_t *x, const gln_exchange_send_t *sen
                         "gln_exchange_plan: expected an exchange and a place for the "
                         "result, found NULL");
     x->planned = 0;
-    gln_status_t status = records_exchange(x, send_take(x, send));
+    gln_status_t status = send_take(x, send);
+    x->comm->place->operation = "plan";
+    status = records_exchange(x, status);
+    x->comm->place->operation = NULL;
     if (status != GLN_OK) return status;
     received_take(x);
     flow_offsets(x, &x->rows);
@@ -376,9 +379,11 @@ gln_status_t gln_exchange_plan(gln_exchange_t *x, const gln_exchange_send_t *sen
     flow_offsets(x, &x->meta);
     entries_sort(x);
     traffic_count(x);
+    x->comm->place->operation = "plan";
     if (x->node.nodes > 0) status = gln_exchange_node_plan(x);
-    if (status != GLN_OK) return status;
-    status = gln_exchange_forward(x, &x->meta, 1, send->meta, x->meta_received);
+    if (status == GLN_OK)
+        status = gln_exchange_forward(x, &x->meta, 1, send->meta, x->meta_received);
+    x->comm->place->operation = NULL;
     if (status != GLN_OK) return status;
     int pairs = x->local * x->group;
     for (int p = 0; p <= pairs; p++)

@@ -103,6 +103,7 @@ static gln_status_t load(const gln_arguments_t *arguments, bench_t *b)
     status = gln_run_options_load(path, all, count, b->session.ranks, &b->run);
     if (status == GLN_OK) status = read_tokens(arguments, b);
     if (status != GLN_OK) return status;
+    gln_comm_set_timeout(b->session.comm, b->run.parallel.timeout_ms);
     int64_t size = b->run.parallel.backend == 0 ? 2048 : 192; /* the reference is slow */
     return gln_arguments_int(arguments, GLN_OPTION_GEMM, size, 1, 1 << 15, &b->gemm_n);
 }

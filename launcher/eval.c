@@ -61,6 +61,7 @@ static gln_status_t load(const gln_arguments_t *arguments, eval_t *e)
     gln_status_t status = gln_run_options_load(source.path, source.sets, source.sets_count,
                                                e->session.ranks, &e->run);
     if (status != GLN_OK) return status;
+    gln_comm_set_timeout(e->session.comm, e->run.parallel.timeout_ms);
     if (!e->run.data.valid[0])
         return gln_source_fail(&source, "data.valid",
                                "names no text to evaluate on; use --data FILE");

@@ -52,6 +52,7 @@ gln_status_t gln_session_join(gln_session_t *session)
         session->spoken = true;
         return status;
     }
+    gln_comm_set_timeout(session->comm, GLN_SESSION_TIMEOUT_MS);
     session->rank = gln_comm_rank(session->comm);
     session->ranks = gln_comm_size(session->comm);
     return GLN_OK;
@@ -64,7 +65,8 @@ void gln_session_forget(gln_session_t *session)
 
 static void end_job(gln_session_t *session, gln_status_t status)
 {
-    speak(session, status);
+    /* without a message another rank of this node reports who is missing */
+    if (status != GLN_ERR_PEER || session->message[0]) speak(session, status);
     gln_comm_abort(session->comm, GLN_EXIT_FAILED);
 }
 
@@ -112,6 +114,7 @@ int gln_session_exit_status(gln_status_t status, bool working)
 
 int gln_session_leave(gln_session_t *session, gln_status_t status)
 {
+    if (status == GLN_ERR_PEER && session->comm) end_job(session, status);
     fflush(stdout);
     gln_comm_close(session->comm);
     session->comm = NULL;
@@ -138,6 +141,11 @@ static void ask_stop(int number)
     stop_asked = 1;
 }
 
+static void hear(int number)
+{
+    (void)number;
+}
+
 void gln_session_catch_signals(void)
 {
     struct sigaction action = {.sa_handler = ask_stop, .sa_flags = SA_RESTART};
@@ -145,6 +153,9 @@ void gln_session_catch_signals(void)
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGUSR1, &action, NULL);
+    /* mpirun ends a job with SIGCONT and then SIGTERM: ranks that hold back leave at once */
+    action.sa_handler = hear;
+    sigaction(SIGCONT, &action, NULL);
     sigaction(SIGPIPE, &(struct sigaction){.sa_handler = SIG_IGN}, NULL);
 }
 

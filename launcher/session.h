@@ -19,6 +19,8 @@ extern "C" {
 #endif
 
 enum { GLN_SESSION_MESSAGE_MAX = 1024 };
+/* Bound on waits until the run file sets another (parallel.timeout_ms). */
+enum { GLN_SESSION_TIMEOUT_MS = 600000 };
 
 typedef struct gln_session {
     gln_comm_t *comm; /* NULL until joined: then this process speaks for itself */
@@ -43,7 +45,8 @@ gln_status_t gln_session_agree(gln_session_t *session, gln_status_t mine);
 /** Forget errors kept so far: for attempts whose failure is handled. */
 void gln_session_forget(gln_session_t *session);
 
-/** Close the communicator, finalise MPI, remove the sink. COLLECTIVE once joined.
+/** Close the communicator, finalise MPI, remove the sink. COLLECTIVE once joined. Ends the job when
+ * `status` is GLN_ERR_PEER.
  *  @return the exit status that belongs to `status`. */
 int gln_session_leave(gln_session_t *session, gln_status_t status);
 

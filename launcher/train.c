@@ -70,6 +70,7 @@ static gln_status_t check_input(gln_train_t *t)
     gln_status_t status = gln_run_options_load(t->source.path, t->source.sets, t->source.sets_count,
                                                t->session.ranks, &t->run);
     if (status != GLN_OK) return status;
+    gln_comm_set_timeout(t->session.comm, t->run.parallel.timeout_ms);
     t->validates = t->run.data.valid[0] != 0;
     status = read_record(t);
     if (status == GLN_OK) status = check_folder(t);

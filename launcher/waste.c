@@ -316,6 +316,7 @@ static gln_status_t work(waste_t *w)
     gln_session_t *session = &w->session;
     gln_status_t status = gln_session_agree(session, check_input(w));
     if (status != GLN_OK) return status;
+    gln_comm_set_timeout(session->comm, w->run.parallel.timeout_ms);
     status = gln_machine_look(session->comm, (int)w->run.parallel.threads, &w->machine);
     status = gln_session_agree(session, status);
     if (status == GLN_OK) status = gln_session_agree(session, open_folder(w));

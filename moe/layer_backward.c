@@ -175,6 +175,7 @@ gln_status_t gln_layer_backward(gln_layer_t *layer, const gln_layer_weights_t *w
             "layer %d: backward without a forward that kept its activations; call forward "
             "with keep = 1 before each backward",
             layer->index);
+    gln_comm_set_place(layer->parallel->comm, NULL, layer->index);
     status = gln_layer_set_plan(layer);
     if (status == GLN_OK) status = gln_exchange_dispatch(w->exchange, dy, w->received_x);
     gln_layer_lap(&mark, &layer->times.exchange);
@@ -193,5 +194,6 @@ gln_status_t gln_layer_backward(gln_layer_t *layer, const gln_layer_weights_t *w
     if (status != GLN_OK) return status;
     layer->x = NULL;
     layer->times.total += mark - begin;
+    gln_comm_set_place(layer->parallel->comm, NULL, -1);
     return GLN_OK;
 }

@@ -147,6 +147,7 @@ gln_status_t gln_layer_forward(gln_layer_t *layer, const gln_layer_weights_t *we
     layer->times = (gln_layer_times_t){0};
     layer->traffic = (gln_traffic_t){0};
     if (w->planned == layer) w->planned = NULL; /* the plan is about to change */
+    gln_comm_set_place(layer->parallel->comm, NULL, layer->index);
     status = route_domains(layer, weights, step, x);
     gln_layer_lap(&mark, &layer->times.router);
     /* a rank that cannot go on says so before anyone waits for its rows */
@@ -169,5 +170,6 @@ gln_status_t gln_layer_forward(gln_layer_t *layer, const gln_layer_weights_t *we
     gln_traffic_add(&layer->traffic, &traffic);
     if (step->keep) layer->x = x;
     layer->times.total = mark - begin;
+    gln_comm_set_place(layer->parallel->comm, NULL, -1);
     return GLN_OK;
 }

@@ -53,11 +53,14 @@ void gln_optimizer_close(gln_optimizer_t *x)
 
 static gln_status_t reduce(gln_params_t *p)
 {
+    gln_comm_set_place(p->parallel->comm, "gradient sum", -1);
     gln_status_t status = gln_comm_tree_sum(p->parallel->comm, p->dense_grad,
                                             p->parallel->local_domains, p->dense_count, p->acc);
     if (status != GLN_OK) return status;
-    return gln_comm_tree_sum(p->parallel->replicas, p->expert_grad, p->parallel->local_groups,
-                             p->expert_count, p->acc);
+    status = gln_comm_tree_sum(p->parallel->replicas, p->expert_grad, p->parallel->local_groups,
+                               p->expert_count, p->acc);
+    gln_comm_set_place(p->parallel->comm, NULL, -1);
+    return status;
 }
 
 static void *gradient(const gln_params_t *p, const gln_param_t *item)

@@ -111,6 +111,8 @@ static const gln_config_field_t fields[] = {
     INT(parallel.threads, 0, 1024, "0", "threads per rank; 0: the cores this rank may use"),
     CHOICE(parallel.bind, binds, "auto",
            "auto: give each rank cores of its own and the memory next to them where none were given"),
+    INT(parallel.timeout_ms, 0, 1e12, "600000",
+        "a rank awaited longer than this ends the job, which names it; 0: wait for ever"),
     CHOICE(parallel.backend, backends, "cpu", "kernels: cpu (oneDNN) or ref (slow, plain C)"),
     CHOICE(parallel.dtype, dtypes, "f32", "compute type; f64 needs backend ref"),
     CHOICE(parallel.exchange, exchanges, "auto",

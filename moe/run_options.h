@@ -34,7 +34,7 @@ typedef struct gln_run_options {
         char capacity_schedule[GLN_CONFIG_TEXT_MAX];
     } router;
     struct {
-        int64_t domains, expert_replicas, threads;
+        int64_t domains, expert_replicas, threads, timeout_ms;
         int backend, dtype, exchange;
         char placement[GLN_CONFIG_TEXT_MAX];
         int bind; /* 0: auto, 1: none; changes nothing but speed */

@@ -280,6 +280,7 @@ gln_status_t gln_trainer_step(gln_trainer_t *x, gln_step_report_t *report)
     memset(&r, 0, sizeof r);
     if (!x->optimizer)
         return gln_fail(GLN_ERR_ARGUMENT, "this trainer was not opened for training");
+    gln_comm_set_step(x->comm, x->at + 1);
     gln_params_zero_grad(gln_model_params(x->model));
     gln_model_reset_load(x->model);
     gln_status_t status = run_micro_batches(x, &r);

@@ -96,6 +96,7 @@ gln_status_t gln_trainer_save(gln_trainer_t *x, char *path, size_t size)
     f[STATE_DATA].integer = x->train ? (int64_t)gln_data_hash(x->train) : 0;
     snprintf(folder, sizeof folder, "%s/checkpoints", x->run.run.dir);
     snprintf(target, sizeof target, "%s/step-%08lld", folder, (long long)x->at);
+    gln_comm_set_place(x->comm, "checkpoint", -1);
     if (x->parallel.rank == 0) {
         status = gln_folder_make(folder);
         exists = access(target, F_OK) == 0;
@@ -108,7 +109,9 @@ gln_status_t gln_trainer_save(gln_trainer_t *x, char *path, size_t size)
     if (x->parallel.rank == 0 && x->run.run.keep_checkpoints > 0)
         remove_old_checkpoints(folder, x->run.run.keep_checkpoints);
     if (path) snprintf(path, size, "%s", target);
-    return gln_comm_barrier(x->comm);
+    status = gln_comm_barrier(x->comm);
+    gln_comm_set_place(x->comm, NULL, -1);
+    return status;
 }
 
 /* ---- resume -------------------------------------------------------------------------------------

@@ -1,0 +1,317 @@
+/* The roster. Inside a node every rank has a line in a page of shared memory where it says whether
+ * it waits; whether its process lives, is stopped or is gone is asked of the kernel
+ * (/proc/PID/stat), which works however a process was ended. The page has no name in any file
+ * system: the lowest rank of the node makes it (memfd_create), the others open it through
+ * /proc/PID/fd, so that nothing can be left over. Where that is not permitted, ranks of a node are
+ * treated as on nodes of their own.
+ *
+ * Other nodes are asked by message, on a communicator of its own: whoever waits in a collective
+ * looks for questions every 20 ms and answers for all ranks of its node. A rank is silent when
+ * nobody on its node waits. Set-up: one allgather of 72 bytes a rank; a question: O(P) messages,
+ * sent only when the job is about to end. */
+#include "comm/roster_internal.h"
+
+#include "base/log.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { LINE_BYTES = 64, QUESTION_TAG = 1, ANSWER_TAG = 2 };
+static const int64_t PROCESSES_NS = 100000000; /* between two looks at /proc */
+
+int64_t gln_clock_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* State letter of a process as in proc(5), 0 if there is none, '?' if it cannot be known. */
+static char process_state(int64_t pid, uint64_t *start)
+{
+    char path[64], text[1024];
+    snprintf(path, sizeof path, "/proc/%" PRId64 "/stat", pid);
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0) return errno == ENOENT ? 0 : '?';
+    ssize_t length = read(file, text, sizeof text - 1);
+    int error = errno;
+    close(file);
+    if (length <= 0) return length < 0 && error == ESRCH ? 0 : '?';
+    text[length] = 0;
+    char *at = strrchr(text, ')'); /* the name before it may hold anything */
+    char state = '?';
+    /* state is field 3, the start field 22 */
+    if (!at || sscanf(at + 1,
+                      " %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s "
+                      "%*s %" SCNu64,
+                      &state, start) != 2)
+        return '?';
+    return state;
+}
+
+static gln_presence_t presence_here(const gln_roster_t *r, int rank)
+{
+    const gln_roster_card_t *card = &r->cards[rank];
+    uint64_t start = card->start;
+    char state = rank == r->rank ? 'R' : process_state(card->pid, &start);
+    if (state == 0 || state == 'Z' || state == 'X' || start != card->start) return GLN_GONE;
+    if (state == 'T' || state == 't') return GLN_STOPPED;
+    const char *line = r->page ? r->page + r->place_on_node[rank] * LINE_BYTES : NULL;
+    int waits = !line || __atomic_load_n((const int *)(const void *)line, __ATOMIC_RELAXED);
+    return waits ? GLN_WAITS : GLN_RUNS;
+}
+
+void gln_roster_set_waiting(gln_roster_t *r, int waiting)
+{
+    if (!r->page) return;
+    char *line = r->page + r->place_on_node[r->rank] * LINE_BYTES;
+    __atomic_store_n((int *)(void *)line, waiting, __ATOMIC_RELAXED);
+}
+
+typedef struct verdict {
+    int state; /* 0: none, 1: being written, 2: there */
+    char text[GLN_ROSTER_VERDICT_MAX];
+} verdict_t;
+
+static verdict_t *verdict_of(const gln_roster_t *r)
+{
+    return r->page ? (verdict_t *)(void *)(r->page + r->ranks_on_node * LINE_BYTES) : NULL;
+}
+
+int gln_roster_verdict(gln_roster_t *r, char *text)
+{
+    verdict_t *verdict = verdict_of(r);
+    int none = 0;
+    if (!verdict) return 0;
+    if (!text) return __atomic_load_n(&verdict->state, __ATOMIC_ACQUIRE) == 2;
+    if (__atomic_compare_exchange_n(&verdict->state, &none, 1, 0, __ATOMIC_ACQ_REL,
+                                    __ATOMIC_ACQUIRE)) {
+        memcpy(verdict->text, text, sizeof verdict->text);
+        __atomic_store_n(&verdict->state, 2, __ATOMIC_RELEASE);
+        return 0;
+    }
+    for (int i = 0; i < 100 && !gln_roster_verdict(r, NULL); i++)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    if (!gln_roster_verdict(r, NULL)) return 0; /* its writer was ended while writing */
+    memcpy(text, verdict->text, sizeof verdict->text);
+    return 1;
+}
+
+static int is_here(const gln_roster_t *r, int rank)
+{
+    return r->node[rank] == r->node[r->rank];
+}
+
+/* Answer all questions that have come. Errors are left to the wait itself. */
+static void answer(gln_roster_t *r)
+{
+    MPI_Status from;
+    int come = 0;
+    if (r->questions == MPI_COMM_NULL) return;
+    while (MPI_Iprobe(MPI_ANY_SOURCE, QUESTION_TAG, r->questions, &come, &from) == MPI_SUCCESS &&
+           come) {
+        char question;
+        if (MPI_Recv(&question, 1, MPI_BYTE, from.MPI_SOURCE, QUESTION_TAG, r->questions,
+                     MPI_STATUS_IGNORE) != MPI_SUCCESS)
+            return;
+        for (int rank = 0; rank < r->size; rank++)
+            if (is_here(r, rank))
+                r->report[r->place_on_node[rank]] = (signed char)presence_here(r, rank);
+        MPI_Send(r->report, r->ranks_on_node, MPI_BYTE, from.MPI_SOURCE, ANSWER_TAG, r->questions);
+    }
+}
+
+int gln_roster_look(gln_roster_t *r, int64_t now_ns)
+{
+    answer(r);
+    if (gln_roster_verdict(r, NULL)) return 1;
+    if (now_ns < r->look_ns) return 0;
+    r->look_ns = now_ns + PROCESSES_NS;
+    for (int rank = 0; rank < r->size; rank++)
+        if (is_here(r, rank) && presence_here(r, rank) == GLN_GONE) return 1;
+    return 0;
+}
+
+/* Take the answers that have come. @return 1 when more cannot tell more */
+static int collect(gln_roster_t *r)
+{
+    MPI_Status from;
+    int come = 0;
+    while (MPI_Iprobe(MPI_ANY_SOURCE, ANSWER_TAG, r->questions, &come, &from) == MPI_SUCCESS &&
+           come) {
+        int count = 0, source = from.MPI_SOURCE;
+        MPI_Get_count(&from, MPI_BYTE, &count);
+        signed char *states = calloc((size_t)count + 1, 1);
+        if (!states || MPI_Recv(states, count, MPI_BYTE, source, ANSWER_TAG, r->questions,
+                                MPI_STATUS_IGNORE) != MPI_SUCCESS) {
+            free(states);
+            return 1;
+        }
+        for (int rank = 0; rank < r->size; rank++)
+            if (r->node[rank] == r->node[source] && r->place_on_node[rank] < count)
+                r->presence[rank] = states[r->place_on_node[rank]];
+        free(states);
+    }
+    for (int rank = 0; rank < r->size; rank++)
+        if (r->presence[rank] == GLN_SILENT) return 0;
+    return 1;
+}
+
+void gln_roster_ask(gln_roster_t *r, int64_t limit_ns)
+{
+    static const char question = '?';
+    for (int rank = 0; rank < r->size; rank++)
+        r->presence[rank] = (signed char)(is_here(r, rank) ? presence_here(r, rank) : GLN_SILENT);
+    if (r->questions == MPI_COMM_NULL) return;
+    for (int rank = 0; rank < r->size; rank++) {
+        MPI_Request request;
+        if (!is_here(r, rank) && MPI_Isend(&question, 1, MPI_BYTE, rank, QUESTION_TAG, r->questions,
+                                           &request) == MPI_SUCCESS)
+            MPI_Request_free(&request); /* whoever does not listen never takes it */
+    }
+    int64_t end = gln_clock_ns() + limit_ns;
+    while (!collect(r) && gln_clock_ns() < end) {
+        answer(r);
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+}
+
+/* ---- opening ------------------------------------------------------------------------------------
+ */
+
+/* The page of this node as this rank sees it, NULL if it cannot. */
+static char *page_map(const gln_roster_t *r, int lowest, int fd)
+{
+    char path[64];
+    int file = fd;
+    if (lowest != r->rank) {
+        snprintf(path, sizeof path, "/proc/%" PRId64 "/fd/%d", r->cards[lowest].pid,
+                 (int)r->cards[lowest].fd);
+        file = open(path, O_RDWR | O_CLOEXEC);
+        if (file < 0) return NULL;
+    }
+    void *page = mmap(NULL, r->page_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    if (lowest != r->rank) close(file);
+    return page == MAP_FAILED ? NULL : page;
+}
+
+/* Number the ranks of every node. @return lowest rank of this one */
+static int number_nodes(gln_roster_t *r, const int *nodes)
+{
+    int lowest = r->rank;
+    r->nodes_count = 0;
+    r->ranks_on_node = 0;
+    for (int rank = 0; rank < r->size; rank++) {
+        r->node[rank] = nodes ? nodes[rank] : rank;
+        r->place_on_node[rank] = 0;
+        if (r->node[rank] >= r->nodes_count) r->nodes_count = r->node[rank] + 1;
+    }
+    int *count = calloc((size_t)r->nodes_count, sizeof *count);
+    if (!count) return -1;
+    for (int rank = 0; rank < r->size; rank++)
+        r->place_on_node[rank] = count[r->node[rank]]++;
+    r->ranks_on_node = count[r->node[r->rank]];
+    free(count);
+    for (int rank = r->size - 1; rank >= 0; rank--)
+        if (is_here(r, rank)) lowest = rank;
+    return lowest;
+}
+
+static gln_roster_t *allocate(int rank, int size)
+{
+    gln_roster_t *r = calloc(1, sizeof *r);
+    if (!r) return NULL;
+    r->users = 1;
+    r->rank = rank;
+    r->size = size;
+    r->questions = MPI_COMM_NULL;
+    r->place.layer = -1;
+    r->node = calloc((size_t)size, sizeof *r->node);
+    r->place_on_node = calloc((size_t)size, sizeof *r->place_on_node);
+    r->cards = calloc((size_t)size, sizeof *r->cards);
+    r->presence = calloc((size_t)size, 1);
+    r->report = calloc((size_t)size, 1);
+    if (r->node && r->place_on_node && r->cards && r->presence && r->report) return r;
+    gln_roster_release(r);
+    return NULL;
+}
+
+static void write_card(gln_roster_card_t *card, int fd)
+{
+    memset(card, 0, sizeof *card);
+    gethostname(card->host, sizeof card->host - 1);
+    card->pid = getpid();
+    process_state(card->pid, &card->start);
+    card->fd = fd;
+}
+
+/* Everything after memory: on any failure of MPI the caller releases. */
+static int exchange_cards(gln_roster_t *r, MPI_Comm comm, int lowest)
+{
+    gln_roster_card_t mine;
+    int fd = -1;
+    if (lowest == r->rank) {
+        fd = memfd_create("gleaner-ranks", MFD_CLOEXEC);
+        if (fd >= 0 && ftruncate(fd, (off_t)r->page_bytes) != 0) {
+            close(fd);
+            fd = -1;
+        }
+    }
+    write_card(&mine, fd);
+    int code = MPI_Allgather(&mine, (int)sizeof mine, MPI_BYTE, r->cards, (int)sizeof mine,
+                             MPI_BYTE, comm);
+    if (code == MPI_SUCCESS) r->page = page_map(r, lowest, fd);
+    int shared = r->page != NULL;
+    if (code == MPI_SUCCESS) code = MPI_Allreduce(MPI_IN_PLACE, &shared, 1, MPI_INT, MPI_MIN, comm);
+    if (fd >= 0) close(fd); /* all have it open or never will */
+    if (code == MPI_SUCCESS && !shared) {
+        if (r->page) munmap(r->page, r->page_bytes);
+        r->page = NULL;
+        number_nodes(r, NULL);
+    }
+    if (code == MPI_SUCCESS && r->nodes_count > 1) code = MPI_Comm_dup(comm, &r->questions);
+    if (code == MPI_SUCCESS && r->questions != MPI_COMM_NULL)
+        MPI_Comm_set_errhandler(r->questions, MPI_ERRORS_RETURN);
+    return code;
+}
+
+gln_status_t gln_roster_open(MPI_Comm comm, int rank, int size, const int *nodes,
+                             gln_roster_t **out)
+{
+    gln_roster_t *r = allocate(rank, size);
+    int lowest = r ? number_nodes(r, nodes) : -1;
+    if (lowest < 0) {
+        gln_roster_release(r);
+        return gln_fail(GLN_ERR_MEMORY, "cannot allocate a list of %d ranks", size);
+    }
+    r->page_bytes = (size_t)r->ranks_on_node * LINE_BYTES + sizeof(verdict_t);
+    int code = exchange_cards(r, comm, lowest);
+    if (code != MPI_SUCCESS) {
+        gln_roster_release(r);
+        return gln_fail(GLN_ERR_PEER, "the ranks cannot tell each other who they are: MPI error %d",
+                        code);
+    }
+    *out = r;
+    return GLN_OK;
+}
+
+void gln_roster_release(gln_roster_t *r)
+{
+    int finalized = 0;
+    if (!r || --r->users > 0) return;
+    MPI_Finalized(&finalized);
+    if (!finalized && r->questions != MPI_COMM_NULL) MPI_Comm_free(&r->questions);
+    if (r->page) munmap(r->page, r->page_bytes);
+    free(r->report);
+    free(r->presence);
+    free(r->cards);
+    free(r->place_on_node);
+    free(r->node);
+    free(r);
+}

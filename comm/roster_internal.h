@@ -1,0 +1,76 @@
+/* Who is in the job, and what each of them does at this moment: for finding the ranks that do not
+ * arrive. One roster per job, shared by the communicators split from each other. */
+#ifndef GLN_COMM_ROSTER_INTERNAL_H
+#define GLN_COMM_ROSTER_INTERNAL_H
+
+#include "comm/comm_internal.h"
+#include <mpi.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { GLN_ROSTER_HOST_MAX = 48, GLN_ROSTER_VERDICT_MAX = 900 };
+
+/* What a rank is found to be doing. Later ones are better reasons not to arrive. */
+typedef enum gln_presence {
+    GLN_WAITS,   /* in a collective */
+    GLN_RUNS,    /* elsewhere in the program */
+    GLN_SILENT,  /* on another node, and no word came */
+    GLN_STOPPED, /* its process is: by a signal or a debugger */
+    GLN_GONE,    /* its process is no more */
+    GLN_PRESENCES
+} gln_presence_t;
+
+typedef struct gln_roster_card {
+    char host[GLN_ROSTER_HOST_MAX];
+    int64_t pid;
+    uint64_t start; /* clock tick at which the process began: numbers of processes are used again */
+    int32_t fd;     /* of the node's page, at the lowest rank of the node */
+} gln_roster_card_t;
+
+struct gln_roster {
+    int users; /* communicators */
+    int rank, size;
+    int nodes_count;
+    int *node;                /* [P]; every rank has its own where memory cannot be shared */
+    int *place_on_node;       /* [P] among the ranks of its node */
+    int ranks_on_node;        /* here */
+    gln_roster_card_t *cards; /* [P] */
+    signed char *presence;    /* [P] gln_presence_t, as found last */
+    signed char *report;      /* [ranks_on_node] as sent to a rank that asks */
+    char *page;               /* of this node: 64 bytes a rank, the first is 1 while it waits;
+                                 behind them the verdict */
+    size_t page_bytes;
+    MPI_Comm questions; /* MPI_COMM_NULL with one node */
+    int64_t look_ns;    /* when processes are looked at again */
+    gln_place_t place;
+};
+
+/** COLLECTIVE over `comm`. @param nodes [P] node of every rank */
+gln_status_t gln_roster_open(MPI_Comm comm, int rank, int size, const int *nodes,
+                             gln_roster_t **out);
+/** One user less; the last one closes it. Takes NULL. */
+void gln_roster_release(gln_roster_t *roster);
+
+void gln_roster_set_waiting(gln_roster_t *roster, int waiting);
+/** To be called now and then while waiting: answers who asks. @return 1 when a process of this node
+ * is gone, or there is a verdict. */
+int gln_roster_look(gln_roster_t *roster, int64_t now_ns);
+/** Fill roster->presence: this node's from its page and the kernel, others' by asking them, for at
+ * most `limit_ns`. LOCAL: whoever waits, answers. */
+void gln_roster_ask(gln_roster_t *roster, int64_t limit_ns);
+
+/** The verdict on this node: the first rank that finds out who is missing writes it, and all others
+ * take it over, so that those that end the job are never found missing themselves.
+ *  @param text  [GLN_ROSTER_VERDICT_MAX] offered; receives the verdict where there is one already;
+ *               NULL: only look
+ *  @return 1: there is one, by another rank */
+int gln_roster_verdict(gln_roster_t *roster, char *text);
+
+int64_t gln_clock_ns(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
