@@ -5,6 +5,7 @@
 #include "launcher/waste.h"
 
 #include "base/log.h"
+#include "launcher/bind.h"
 #include "launcher/command.h"
 #include "launcher/figures.h"
 #include "launcher/machine.h"
@@ -315,6 +316,8 @@ static gln_status_t work(waste_t *w)
 {
     gln_session_t *session = &w->session;
     gln_status_t status = gln_session_agree(session, check_input(w));
+    if (status != GLN_OK) return status;
+    status = gln_bind_run(session, &w->run, NULL);
     if (status != GLN_OK) return status;
     status = gln_machine_look(session->comm, (int)w->run.parallel.threads, &w->machine);
     status = gln_session_agree(session, status);
