@@ -10,6 +10,7 @@
 
 #include "base/log.h"
 #include "base/rng.h"
+#include "launcher/bind.h"
 #include "launcher/figures.h"
 #include "launcher/logits.h"
 #include "launcher/machine.h"
@@ -394,6 +395,8 @@ static gln_status_t bench(const gln_arguments_t *arguments, bench_t *b)
 {
     gln_session_t *session = &b->session;
     gln_status_t status = gln_session_agree(session, load(arguments, b));
+    if (status != GLN_OK) return status;
+    status = gln_bind_run(session, &b->run, NULL);
     if (status != GLN_OK) return status;
     status = gln_machine_look(session->comm, (int)b->run.parallel.threads, &b->machine);
     status = gln_session_agree(session, status);

@@ -134,3 +134,14 @@ gln_status_t gln_bind_ranks(gln_comm_t *comm, int threads, bool apply, gln_bind_
     if (status == GLN_OK) *out = bind;
     return status;
 }
+
+gln_status_t gln_bind_run(gln_session_t *session, const gln_run_options_t *run, gln_bind_t *out)
+{
+    gln_bind_t bind = {0};
+    gln_status_t status = GLN_OK;
+    if (run->parallel.bind == 0) /* auto */
+        status = gln_bind_ranks(session->comm, (int)run->parallel.threads, true, &bind);
+    status = gln_session_agree(session, status);
+    if (status == GLN_OK && out) *out = bind;
+    return status;
+}

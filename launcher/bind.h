@@ -3,7 +3,8 @@
 #define GLN_LAUNCHER_BIND_H
 
 #include "cluster/binding.h"
-#include "comm/comm.h"
+#include "launcher/session.h"
+#include "moe/run_options.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -22,6 +23,10 @@ typedef struct gln_bind {
  *  COLLECTIVE over comm.
  *  @return GLN_OK; GLN_ERR_BACKEND; GLN_ERR_MEMORY; GLN_ERR_PEER. */
 gln_status_t gln_bind_ranks(gln_comm_t *comm, int threads, bool apply, gln_bind_t *out);
+
+/** The same as a run file asks for it: parallel.bind auto binds, none leaves *out zeroed. The ranks
+ * agree on the outcome. COLLECTIVE over the session. @param out  NULL: not wanted */
+gln_status_t gln_bind_run(gln_session_t *session, const gln_run_options_t *run, gln_bind_t *out);
 
 /** Which ranks share this one's machine: @param local receives its place among them, in order of
  * rank; @param count how many they are; @param alike whether all may run on the same cores.

@@ -2,6 +2,7 @@
 #include "launcher/command.h"
 
 #include "base/log.h"
+#include "launcher/bind.h"
 #include "launcher/figures.h"
 #include "launcher/machine.h"
 #include "launcher/run_folder.h"
@@ -102,6 +103,8 @@ static gln_status_t evaluate(const gln_arguments_t *arguments, eval_t *e)
     gln_status_t status = gln_session_agree(session, locate(arguments, e));
     if (status != GLN_OK) return status;
     status = gln_session_agree(session, load(arguments, e));
+    if (status != GLN_OK) return status;
+    status = gln_bind_run(session, &e->run, NULL);
     if (status != GLN_OK) return status;
     status = gln_machine_look(session->comm, (int)e->run.parallel.threads, &machine);
     status = gln_session_agree(session, status);

@@ -132,9 +132,7 @@ static gln_status_t prepare(gln_train_t *t)
     char changes[1024];
     gln_status_t status = gln_session_agree(&t->session, check_input(t));
     if (status != GLN_OK) return status;
-    if (t->run.parallel.bind == 0) /* auto */
-        status = gln_bind_ranks(t->session.comm, (int)t->run.parallel.threads, true, &t->bind);
-    status = gln_session_agree(&t->session, status);
+    status = gln_bind_run(&t->session, &t->run, &t->bind);
     if (status != GLN_OK) return status;
     status = gln_machine_look(t->session.comm, (int)t->run.parallel.threads, &t->machine);
     status = gln_session_agree(&t->session, status);

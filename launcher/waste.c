@@ -5,6 +5,7 @@
 #include "launcher/waste.h"
 
 #include "base/log.h"
+#include "launcher/bind.h"
 #include "launcher/command.h"
 #include "launcher/figures.h"
 #include "launcher/machine.h"
@@ -317,6 +318,8 @@ static gln_status_t work(waste_t *w)
     gln_status_t status = gln_session_agree(session, check_input(w));
     if (status != GLN_OK) return status;
     gln_comm_set_timeout(session->comm, w->run.parallel.timeout_ms);
+    status = gln_bind_run(session, &w->run, NULL);
+    if (status != GLN_OK) return status;
     status = gln_machine_look(session->comm, (int)w->run.parallel.threads, &w->machine);
     status = gln_session_agree(session, status);
     if (status == GLN_OK) status = gln_session_agree(session, open_folder(w));

@@ -13,7 +13,9 @@ fail() {
 warnings=(-Wall -Wextra -Werror -fsyntax-only -D_GNU_SOURCE -I.)
 for header in $(find base cluster kernels comm router moe launcher -name '*.h' | LC_ALL=C sort); do
     count=$((count + 1))
-    gcc -std=gnu11 "${warnings[@]}" -x c -include "$header" /dev/null || fail "$header alone, as C"
+    compiler=gcc
+    grep -q '<mpi.h>' "$header" && compiler=mpicc
+    OMPI_CC=gcc $compiler -std=gnu11 "${warnings[@]}" -x c -include "$header" /dev/null || fail "$header alone, as C"
     grep -qE '^#ifndef GLN_' "$header" || fail "$header has no include guard GLN_..."
     # internal headers, and those of one backend, are for our own C
     [[ $header == *internal.h || $header == */*/* ]] && continue

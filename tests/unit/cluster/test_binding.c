@@ -55,6 +55,7 @@ Test(binding, two_sockets)
     expect("xeon-2s", 2, false, "0-7;8-15");
     expect("xeon-2s", 3, false, "0-3;4-7;8-15"); /* none across the sockets */
     expect("xeon-2s", 4, false, "0-3;4-7;8-11;12-15");
+    expect("xeon-2s", 6, false, "0-1;2-4;5-7;8-9;10-12;13-15"); /* 8 j / 3 */
     expect("xeon-2s", 8, false, "0-1;2-3;4-5;6-7;8-9;10-11;12-13;14-15");
     expect("xeon-2s", 16, false, "0;1;2;3;4;5;6;7;8;9;10;11;12;13;14;15");
     expect("xeon-2s", 2, true, "0-7;8-15"); /* no GPU to be near to */
