@@ -38,6 +38,7 @@ typedef enum gln_option {
     GLN_OPTION_NODES,
     GLN_OPTION_COPIES,
     GLN_OPTION_IMBALANCE,
+    GLN_OPTION_SOURCES,
     GLN_OPTION_PLACEMENT,
     GLN_OPTIONS
 } gln_option_t;
