@@ -44,6 +44,8 @@ typedef struct search {
     int32_t *best;        /* [E] */
     int64_t *domain_mark; /* [D] */
     int64_t *node_mark;   /* [nodes] */
+    int any_source;
+    int64_t load_cost; /* of a route beyond the limit */
     int64_t mark, total, best_total, draws;
 } search_t;
 
@@ -186,6 +188,7 @@ static void copy_tokens(search_t *s, const gln_placement_tokens_t *tokens)
     for (int64_t i = 0; i < tokens->count; i++) {
         int64_t first = tokens->offset[i], n = tokens->offset[i + 1] - first;
         s->source[i] = tokens->source[i];
+        if (s->any_source) s->source[i] -= s->source[i] % s->group_domains; /* one for the group */
         s->offset[i + 1] = s->offset[i] + n;
         s->weight[i] = 1;
         memcpy(s->expert + s->offset[i], tokens->expert + first, (size_t)n * sizeof *s->expert);
@@ -276,6 +279,8 @@ static gln_status_t search_open(const gln_placement_shape_t *shape,
         s->group_domains = full.domains / full.groups;
         s->per_domain = full.experts / s->group_domains;
         s->node_domains = full.domains / full.nodes;
+        s->any_source = merge && full.any_source;
+        s->load_cost = LOAD_COST * (s->any_source ? s->group_domains : 1);
         done = search_allocate(s, tokens);
         if (done) copy_tokens(s, tokens);
         if (done && merge) done = merge_tokens(s);
@@ -293,27 +298,43 @@ static gln_status_t search_open(const gln_placement_shape_t *shape,
 /* ---- cost ---------------------------------------------------------------------------------------
  */
 
-/* Rows of one edge, its weight not counted; experts that are not placed yet cost nothing. */
+/* Domains of the group that begins at `first` on a node. */
+static int domains_on(const search_t *s, int first, int node)
+{
+    int from = node * s->node_domains, end = from + s->node_domains;
+    if (from < first) from = first;
+    if (end > first + s->group_domains) end = first + s->group_domains;
+    return end - from;
+}
+
+/* Rows of one edge, its weight not counted, to one more domain; with any_source summed over the
+ * domains of the group as sources. */
+static void add_rows(const search_t *s, int source, int first, int domain, int new_node,
+                     gln_placement_count_t *out)
+{
+    int node = domain / s->node_domains, home = source / s->node_domains;
+    int on_node = s->any_source ? domains_on(s, first, node) : node == home;
+    int off_node = s->any_source ? s->group_domains - on_node : node != home;
+    int own = s->any_source || domain == source;
+    out->own_rows += own;
+    out->near_rows += on_node - own;
+    out->far_domain_rows += off_node;
+    if (new_node) out->far_node_rows += off_node;
+}
+
+/* Rows of one edge; experts that are not placed yet cost nothing. */
 static void edge_rows(search_t *s, int64_t edge, gln_placement_count_t *out)
 {
     int source = s->source[edge], first = source / s->group_domains * s->group_domains;
-    int home = source / s->node_domains;
     int64_t mark = ++s->mark;
     for (int64_t j = s->offset[edge]; j < s->offset[edge + 1]; j++) {
         int domain = s->domain_of[s->expert[j]];
         if (domain < 0 || s->domain_mark[first + domain] == mark) continue;
         domain += first;
         s->domain_mark[domain] = mark;
-        int node = domain / s->node_domains;
-        if (domain == source) {
-            out->own_rows++;
-        } else if (node == home) {
-            out->near_rows++;
-        } else {
-            out->far_domain_rows++;
-            out->far_node_rows += s->node_mark[node] != mark;
-            s->node_mark[node] = mark;
-        }
+        int64_t *node_mark = &s->node_mark[domain / s->node_domains];
+        add_rows(s, source, first, domain, *node_mark != mark, out);
+        *node_mark = mark;
     }
 }
 
@@ -329,7 +350,7 @@ static int64_t edge_cost(search_t *s, int64_t edge)
 
 static int64_t over(const search_t *s, int group, int64_t load)
 {
-    return load > s->limit[group] ? LOAD_COST * (load - s->limit[group]) : 0;
+    return load > s->limit[group] ? s->load_cost * (load - s->limit[group]) : 0;
 }
 
 /* Cost of load when expert a (of domain p) and b (of domain q) change places, less that of now. */

@@ -29,6 +29,8 @@ typedef struct gln_placement_shape {
     gln_placement_copies_t copies; /* rows that choosing looks at; counting gives both */
     double imbalance;              /* load of a domain over the mean that choosing aims to stay
                                       below, at least 1; 0: 1.1 */
+    int any_source; /* 1: choosing takes a token as sent by every domain of its group alike, so that
+                       only experts used together count; counting goes by the domains given */
 } gln_placement_shape_t;
 
 /* Tokens with their routes; arrays are borrowed. */

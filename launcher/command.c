@@ -99,8 +99,8 @@ static const gln_command_t commands[] = {
      "run's top-k without capacity; with it those of its router.* keys. Intra-device rectification "
      "is left\n"
      "out: its rows are local under any placement. docs/placement.md explains.\n",
-     COMMON | BIT(SET) | BIT(JSON) | BIT(CONFIG) | BIT(NODES) | BIT(COPIES) | BIT(IMBALANCE) |
-         BIT(PLACEMENT),
+     COMMON | BIT(SET) | BIT(JSON) | BIT(CONFIG) | BIT(NODES) | BIT(COPIES) | BIT(SOURCES) |
+         BIT(IMBALANCE) | BIT(PLACEMENT),
      1, 1, 0, gln_command_place},
     {"ckpt info", "RUN_DIR|CHECKPOINT", "what a checkpoint holds, checksums verified", "",
      COMMON | BIT(JSON), 1, 1, 0, gln_command_ckpt_info},

@@ -92,10 +92,21 @@ static gln_status_t load_run(const gln_arguments_t *arguments, place_t *p)
     return gln_run_options_load(path, all, count, 1, &p->run);
 }
 
+/* One of two words; the first where none was given. */
+static gln_status_t read_word(const gln_arguments_t *arguments, gln_option_t option,
+                              const char *first, const char *second, int *out)
+{
+    const char *word = arguments->value[option];
+    if (word && strcmp(word, first) != 0 && strcmp(word, second) != 0)
+        return gln_fail(GLN_ERR_ARGUMENT, "%s: expected %s or %s, found \"%.40s\"",
+                        gln_option_text(option)->name, first, second, word);
+    *out = word && strcmp(word, second) == 0;
+    return GLN_OK;
+}
+
 static gln_status_t load_shape(const gln_arguments_t *arguments, place_t *p)
 {
-    static const char *const copies[] = {"domain", "node"};
-    const char *word = arguments->value[GLN_OPTION_COPIES];
+    int by_node = 0;
     gln_recorded_t first = gln_recording_get(p->recording, 0);
     gln_placement_shape_t *s = &p->head.shape;
     int64_t nodes, domains = p->run.parallel.domains;
@@ -110,13 +121,11 @@ static gln_status_t load_shape(const gln_arguments_t *arguments, place_t *p)
     if (domains % nodes != 0)
         return gln_fail(GLN_ERR_ARGUMENT, "--nodes: must divide the %lld domains, found %lld",
                         (long long)domains, (long long)nodes);
-    s->copies = GLN_COPIES_DOMAIN;
-    if (word && strcmp(word, copies[0]) != 0) {
-        if (strcmp(word, copies[1]) != 0)
-            return gln_fail(GLN_ERR_ARGUMENT, "--copies: expected domain or node, found \"%.40s\"",
-                            word);
-        s->copies = GLN_COPIES_NODE;
-    }
+    status = read_word(arguments, GLN_OPTION_COPIES, "domain", "node", &by_node);
+    if (status == GLN_OK)
+        status = read_word(arguments, GLN_OPTION_SOURCES, "recorded", "any", &s->any_source);
+    if (status != GLN_OK) return status;
+    s->copies = by_node ? GLN_COPIES_NODE : GLN_COPIES_DOMAIN;
     s->domains = (int)domains;
     s->groups = (int)p->run.parallel.expert_replicas;
     s->experts = first.experts;

@@ -20,10 +20,11 @@ void gln_place_print_head(const gln_place_head_t *head)
     const gln_placement_shape_t *s = &head->shape;
     printf(
         "%s: %d domains of %lld tokens on %d nodes, %d replica groups, %d experts, %s, k = %d\n"
-        "chosen on %d recorded steps, held out: %d; between nodes one row per (token, other %s), "
+        "chosen on %d recorded steps%s, held out: %d; between nodes one row per (token, other %s), "
         "one way\n",
         head->path, s->domains, (long long)head->tokens, s->nodes, s->groups, s->experts,
-        gln_policy_name(head->router->policy), head->router->k, head->chosen_steps, head->held_out,
+        gln_policy_name(head->router->policy), head->router->k, head->chosen_steps,
+        s->any_source ? " as if from any domain" : "", head->held_out,
         s->copies == GLN_COPIES_NODE ? "node" : "node's domain");
     printf("%-6s %-9s %25s %8s %23s %17s\n", "layer", "steps", "rows between nodes", "saved",
            "inside nodes", "load max / mean");
@@ -64,6 +65,7 @@ gln_status_t gln_place_print_json(const gln_place_head_t *head, const gln_place_
     json_object_set_new(object, "k", json_integer(head->router->k));
     json_object_set_new(object, "copies",
                         json_string(s->copies == GLN_COPIES_NODE ? "node" : "domain"));
+    json_object_set_new(object, "sources", json_string(s->any_source ? "any" : "recorded"));
     json_object_set_new(object, "before", count_object(&f->before));
     json_object_set_new(object, "after", count_object(&f->after));
     json_object_set_new(object, "saved_per_cent", gln_figures_real(saved(head, f)));

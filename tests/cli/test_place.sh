@@ -62,6 +62,15 @@ grep -qE '^all +chosen .* 100\.0 %' out || fail "text: no sum with 100 % saved"
 must_run 0 place planted.safetensors --nodes 1 --set parallel.threads=3 --json
 grep -qF '"far_domain_rows":0,"far_node_rows":0' out || fail "one node: rows between nodes"
 
+# from any domain alike: sets of experts that are used together are still found, but not who uses them
+must_run 0 place planted.safetensors --nodes 2 --sources any --copies node --json
+python3 - "$work/out" <<'PY' || fail "--sources any: sets were torn"
+import json, sys
+line = json.loads(open(sys.argv[1]).readline())
+nodes = [d // 2 for d in line["domain_of"]]
+assert line["sources"] == "any" and len(set(nodes[0::2])) == len(set(nodes[1::2])) == 1, line
+PY
+
 echo "# recorded"
 must_run 0 place "$recorded" --nodes 2 --set router.k=2 --json
 cp out first
@@ -94,6 +103,7 @@ refuse "no nodes" '--nodes N' place planted.safetensors
 refuse "nodes" 'must divide the 4 domains' place planted.safetensors --nodes 3
 refuse "many nodes" '--nodes' place planted.safetensors --nodes 5
 refuse "copies" 'domain or node' place planted.safetensors --nodes 2 --copies rank
+refuse "sources" 'recorded or any' place planted.safetensors --nodes 2 --sources some
 refuse "imbalance" '--imbalance' place planted.safetensors --nodes 2 --imbalance 0.5
 refuse "no recording" 'none.safetensors' place none.safetensors --nodes 2
 refuse "experts" '8 experts' place planted.safetensors --nodes 2 --set model.experts=16

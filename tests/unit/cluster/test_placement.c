@@ -27,7 +27,8 @@ static int draw(case_t *c, int below)
 static void add(case_t *c, int source, int k, const int32_t *expert)
 {
     c->source[c->count] = source;
-    memcpy(c->expert + c->offset[c->count], expert, (size_t)k * sizeof *expert);
+    for (int i = 0; i < k; i++)
+        c->expert[c->offset[c->count] + i] = expert[i];
     c->offset[c->count + 1] = c->offset[c->count] + k;
     c->count++;
 }
@@ -222,6 +223,41 @@ Test(placement, is_never_worse_than_before)
     cr_assert_eq(gln_placement_choose(&shape, &tokens, from, domain_of), GLN_OK);
     gln_placement_count_t a = count(&shape, &c, from), b = count(&shape, &c, domain_of);
     cr_expect_leq(16 * b.far_domain_rows + b.near_rows, 16 * a.far_domain_rows + a.near_rows);
+}
+
+/* Pairs of experts are used together, from drawn domains: what choosing sees is the sum over all
+ * domains as sources, so it equals choosing on the tokens repeated from each of them. */
+Test(placement, any_source_is_every_source)
+{
+    static case_t once, repeated;
+    for (int nodes = 2; nodes <= 4; nodes *= 2)
+        for (int groups = 1; groups <= 2; groups++) {
+            gln_placement_shape_t shape = {.domains = 4 * groups,
+                                           .groups = groups,
+                                           .experts = 8,
+                                           .nodes = nodes * (nodes == 4 ? groups : 1)};
+            int32_t any[8], every[8];
+            memset(&once, 0, sizeof once);
+            memset(&repeated, 0, sizeof repeated);
+            for (int t = 0; t < 200; t++) {
+                int a = draw(&once, 8), b = draw(&once, 4) ? (a + 4) % 8 : (a + 1) % 8;
+                int group = draw(&once, groups);
+                add(&once, 4 * group + draw(&once, 4), 2, (int32_t[]){a, b});
+                for (int d = 0; d < 4; d++)
+                    add(&repeated, 4 * group + d, 2, (int32_t[]){a, b});
+            }
+            choose(&shape, &repeated, every);
+            shape.any_source = 1;
+            choose(&shape, &once, any);
+            gln_placement_count_t n = count(&shape, &repeated, any);
+            gln_placement_count_t m = count(&shape, &repeated, every);
+            cr_expect_eq(n.far_domain_rows, m.far_domain_rows, "%d nodes, %d groups", nodes,
+                         groups);
+            cr_expect_eq(n.near_rows, m.near_rows);
+            if (groups == 1)
+                for (int e = 0; e < 4; e++)
+                    cr_expect_eq(any[e], any[e + 4], "%d and %d are apart", e, e + 4);
+        }
 }
 
 Test(placement, orders_experts_by_domain)
