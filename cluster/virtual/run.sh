@@ -109,8 +109,10 @@ trap 'interrupt 2' INT
 trap 'interrupt 15' TERM
 
 # Left by runs that were killed: the name says whose they are.
-for name in $(ip netns list | sed -nE 's/^(glv[0-9]+)-head.*/\1/p'); do
-    grep -qs run.sh "/proc/${name#glv}/cmdline" || remove_all "$name"
+for name in $({ ip netns list && ls /tmp; } | sed -nE 's/^(glv[0-9]+)[-.].*/\1/p' | sort -u); do
+    grep -qs run.sh "/proc/${name#glv}/cmdline" && continue
+    remove_all "$name"
+    rm -rf "/tmp/$name".*
 done
 
 must() { "$@" || skip "this machine does not permit it: $*"; }
@@ -122,7 +124,7 @@ must ip -n "$prefix-head" link set lo up
 # Card CARD of host I: a pair of ends, one in the host, the other on a bridge.
 add_card() { # I CARD
     local end=e$2-$1 name=$prefix-$1
-    must ip -n "$prefix-head" link add "$end" mtu 9000 type veth peer name "eth$2" mtu 9000 netns "$name"
+    must ip -n "$prefix-head" link add "$end" mtu 9000 gso_max_segs 1 type veth peer name "eth$2" mtu 9000 gso_max_segs 1 netns "$name"
     must ip -n "$prefix-head" link set "$end" master "net$2" up
     must ip -n "$name" addr add "10.77.$2.$(($1 + 1))/24" dev "eth$2"
     must ip -n "$name" link set "eth$2" up
