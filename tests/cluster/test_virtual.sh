@@ -17,7 +17,8 @@ case $? in
 *) fail "run.sh cannot run true: $(cat err)" && finish ;;
 esac
 
-figure() { sed -nE "s/.*\"$1\":\"?([^\",}]*).*/\1/p" out | tail -n 1; } # KEY: its last value in ./out
+# The value of the last KEY in ./out.
+figure() { sed -nE "s/.*\"$1\":\"?([^\",}]*).*/\1/p" out | tail -n 1; } # KEY
 
 # on_hosts HOSTS RANKS_PER_HOST RATE COMMAND...: into ./out and ./err; must do well.
 on_hosts() {
@@ -80,6 +81,26 @@ for shape in "2 2" "4 2" "2 4"; do
 done
 awk -v a="$flat" -v b="$counted" 'BEGIN { printf "2 x 4, k = 8: %.3f of the bytes of flat\n", b / a; exit !(b <= 0.45 * a) }' ||
     fail "hierarchical sent $counted bytes, flat $flat: more than 0.45"
+
+# The same for training. Gradients and losses travel too: what a run sends that rectifies every token, and so no row.
+sed '/valid:/d' run.yaml >rows.yaml
+trained() { # FORM CAPACITY_FACTOR: sets $counted, $said
+    on_hosts 2 2 500mbit "$gleaner" train rows.yaml --set "parallel.exchange=$1" --set "router.capacity_factor=$2" \
+        --set "run.dir=rows-$1-$2" --set router.k=2 --set model.hidden=256 --set model.layers=1 \
+        --set model.sequence=64 --set train.batch=32
+    counted=$(figure bytes)
+    said=$(awk '{ sub(/.*"remote_bytes":/, ""); sum += $0 } END { printf "%d", sum }' "rows-$1-$2/metrics.jsonl")
+}
+for form in flat hierarchical; do
+    trained $form 0
+    [ "$said" -eq 0 ] || fail "training without slots sent $said bytes of rows"
+    rest=$counted
+    trained $form 2
+    awk -v said="$said" -v counted=$((counted - rest)) \
+        'BEGIN { printf "training: %.2f %% more on the wire than in rows\n", (counted / said - 1) * 100
+                 exit !(said > 1e7 && counted >= said && counted <= said * 1.03) }' ||
+        fail "training, $form: the cards counted $counted - $rest bytes, the ledger says $said"
+done
 
 # How it ends. A job's processes carry a name of their own, so that they can be found.
 name=gleaner_virtual_$$
