@@ -96,7 +96,8 @@ gln_status_t gln_layer_backward(gln_layer_t *layer, const gln_layer_weights_t *w
 const gln_plan_t *gln_layer_plan(const gln_layer_t *layer, int local_domain);
 /** Ledger of this rank's domains in the last forward, sent_rows included. */
 gln_ledger_t gln_layer_ledger(const gln_layer_t *layer);
-/** Traffic of the last forward's dispatch plus combine (this rank). */
+/** Traffic of the last forward's dispatch and combine, and of the backward's if that ran too (this
+ * rank). */
 gln_traffic_t gln_layer_traffic(const gln_layer_t *layer);
 /** The bias of the layer's router, see gln_router_bias: state that the caller keeps and saves. */
 gln_status_t gln_layer_bias(const gln_layer_t *layer, float *out);

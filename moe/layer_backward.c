@@ -167,6 +167,7 @@ gln_status_t gln_layer_backward(gln_layer_t *layer, const gln_layer_weights_t *w
     gln_layer_workspace_t *w = layer->workspace;
     gln_kernels_t *k = layer->kernels;
     double begin = gln_layer_now(), mark = begin;
+    gln_traffic_t traffic;
     gln_status_t status;
 
     if (layer->x == NULL)
@@ -179,14 +180,19 @@ gln_status_t gln_layer_backward(gln_layer_t *layer, const gln_layer_weights_t *w
     status = gln_layer_set_plan(layer);
     if (status == GLN_OK) status = gln_exchange_dispatch(w->exchange, dy, w->received_x);
     gln_layer_lap(&mark, &layer->times.exchange);
-    if (status == GLN_OK) status = run_experts(layer, weights, gradients, &mark);
+    if (status != GLN_OK) return status;
+    traffic = gln_exchange_traffic(w->exchange);
+    gln_traffic_add(&layer->traffic, &traffic);
+    status = run_experts(layer, weights, gradients, &mark);
     if (status != GLN_OK) return status;
     order_scalars(layer);
     gln_layer_lap(&mark, &layer->times.move);
     status = gln_exchange_combine(w->exchange, w->received_x, w->tokens_h);
+    traffic = gln_exchange_traffic(w->exchange);
     if (status == GLN_OK) status = gln_exchange_scalars(w->exchange, w->scalars_in, w->scalars_out);
     gln_layer_lap(&mark, &layer->times.exchange);
     if (status != GLN_OK) return status;
+    gln_traffic_add(&layer->traffic, &traffic);
     status = k->ops->add(k, w->bounds.local_domains * w->bounds.tokens * w->bounds.hidden,
                          w->tokens_h, dx);
     gln_layer_lap(&mark, &layer->times.move);

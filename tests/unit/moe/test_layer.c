@@ -233,6 +233,9 @@ Test(layer, ledger_traffic_and_times)
     double forward = t.total;
     world_backward(&w, 1.0);
     cr_expect_gt(gln_layer_times(w.layer).total, forward);
+    traffic = gln_layer_traffic(w.layer);
+    cr_expect_eq(traffic.rank_rows, 4 * pairs, "dispatch and combine of the backward too");
+    cr_expect_eq(traffic.rank_bytes, 4 * pairs * 5 * 8);
     world_close(&w);
 }
 
