@@ -51,10 +51,18 @@ static void add_core(const gln_topology_t *topology, int core, gln_topo_rank_t *
     rank->cores_count++;
 }
 
+static gln_status_t check_size(const gln_topology_t *topology)
+{
+    int cores = gln_topology_cores(topology);
+    if (cores <= GLN_TOPO_CORES_MAX) return GLN_OK;
+    return gln_fail(GLN_ERR_ARGUMENT, "topology: at most %d cores a node can be drawn, found %d",
+                    GLN_TOPO_CORES_MAX, cores);
+}
+
 static void look_at_cores(const gln_topology_t *topology, gln_topo_rank_t *rank)
 {
     int cores = gln_topology_cores(topology);
-    for (int core = 0; core < cores && core < GLN_TOPO_CORES_MAX; core++)
+    for (int core = 0; core < cores; core++)
         if (gln_topology_core_allowed(topology, core)) add_core(topology, core, rank);
     rank->bound = gln_topology_is_bound(topology);
     rank->shape = shape_of(topology);
@@ -190,6 +198,7 @@ gln_status_t gln_topo_look(gln_session_t *session, bool devices, gln_topo_t *out
     out->ranks_count = session->ranks;
     out->ranks = calloc((size_t)session->ranks, sizeof *out->ranks);
     gln_status_t status = gln_topology_open(&topology);
+    if (status == GLN_OK) status = check_size(topology);
     if (!out->ranks) status = gln_fail(GLN_ERR_MEMORY, "topology: out of memory");
     status = gln_session_agree(session, status);
     if (status != GLN_OK) goto close_topology;
@@ -220,14 +229,15 @@ gln_status_t gln_topo_plan(gln_topology_t *topology, int ranks, bool devices, gl
     out->opened[out->opened_count++] = topology;
     out->nodes[0] = topology;
     out->ranks_count = ranks;
-    gln_status_t status = gln_binding_plan_open(topology, &options, &plan);
+    gln_status_t status = check_size(topology);
+    if (status == GLN_OK) status = gln_binding_plan_open(topology, &options, &plan);
     if (status != GLN_OK) return status;
     for (int r = 0; r < ranks; r++) {
         gln_topo_rank_t *rank = &out->ranks[r];
         int count;
         const int *cores = gln_binding_plan_cores(plan, r, &count);
         rank->place = (gln_place_t){.numa_node = -1, .package = -1};
-        for (int i = 0; i < count && cores[i] < GLN_TOPO_CORES_MAX; i++)
+        for (int i = 0; i < count; i++)
             add_core(topology, cores[i], rank);
         rank->bound = count > 0 && count < gln_topology_cores(topology);
         rank->machine_ranks = ranks;

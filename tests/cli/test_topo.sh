@@ -98,6 +98,7 @@ bad "nowhere.xml: No such file" topo --xml nowhere.xml
 bad "expected hwloc's XML" topo --xml run.yaml
 bad 'found "package:two"' topo --synthetic package:two
 bad "expected one of them" topo --synthetic pu:1 --xml nowhere.xml
+bad "at most 2048 cores" topo --synthetic "package:64 core:64 pu:1"
 bad "--ranks" topo --ranks 0
 bad "expected a run file" topo --set parallel.domains=2
 bad "parallel.domains" topo --synthetic pu:8 --ranks 3 run.yaml
