@@ -148,13 +148,25 @@ Test(placement, finds_planted_sets)
         }
 }
 
-static int64_t rows_of(const gln_placement_shape_t *shape, const gln_placement_count_t *n)
+/* 16 times the rows between nodes, the rows inside nodes, 64 times the routes beyond the limit. */
+static int64_t cost_of(const gln_placement_shape_t *shape, const case_t *c,
+                       const int32_t *domain_of)
 {
-    return shape->copies == GLN_COPIES_NODE ? n->far_node_rows : n->far_domain_rows;
+    gln_placement_count_t n = count(shape, c, domain_of);
+    int64_t load[4] = {0}, cost = 16 * n.far_domain_rows + n.near_rows;
+    if (shape->copies == GLN_COPIES_NODE)
+        cost = 16 * n.far_node_rows + n.near_rows + n.far_domain_rows;
+    for (int64_t i = 0; i < c->offset[c->count]; i++)
+        load[domain_of[c->expert[i]]]++;
+    for (int d = 0; d < 4; d++) {
+        int64_t over = load[d] - (int64_t)(shape->imbalance * (double)n.routes / 4);
+        cost += over > 0 ? 64 * over : 0;
+    }
+    return cost;
 }
 
-/* The least rows between nodes over all placements of 8 experts on 4 domains, 2 each. */
-static int64_t least_rows(const gln_placement_shape_t *shape, const case_t *c)
+/* The least cost over all placements of 8 experts on 4 domains, 2 each. */
+static int64_t least_cost(const gln_placement_shape_t *shape, const case_t *c)
 {
     int64_t least = INT64_MAX;
     for (int code = 0; code < 1 << 16; code++) {
@@ -165,28 +177,42 @@ static int64_t least_rows(const gln_placement_shape_t *shape, const case_t *c)
             fits &= room[domain_of[e]]-- > 0;
         }
         if (!fits) continue;
-        gln_placement_count_t n = count(shape, c, domain_of);
-        if (rows_of(shape, &n) < least) least = rows_of(shape, &n);
+        int64_t cost = cost_of(shape, c, domain_of);
+        if (cost < least) least = cost;
     }
     return least;
+}
+
+/* Experts of drawn popularity, so that load matters. */
+static void plant_loads(case_t *c)
+{
+    memset(c, 0, sizeof *c);
+    for (int t = 0; t < 80; t++) {
+        int a = draw(c, 8), b = draw(c, 8);
+        add(c, t % 4, 1, (int32_t[]){a < b ? a : b});
+    }
 }
 
 Test(placement, reaches_the_optimum_of_small_cases)
 {
     static case_t c;
     for (int copies = 0; copies < 2; copies++)
-        for (int stray = 20; stray <= 100; stray += 40) {
-            gln_placement_shape_t shape = {.domains = 4,
-                                           .experts = 8,
-                                           .nodes = 2,
-                                           .copies = (gln_placement_copies_t)copies,
-                                           .imbalance = 1000};
-            int32_t domain_of[8];
-            plant(&c, 4, 2, 8, 3, 60, stray);
-            gln_placement_count_t n = choose(&shape, &c, domain_of);
-            cr_expect_eq(rows_of(&shape, &n), least_rows(&shape, &c), "copies %d, stray %d", copies,
-                         stray);
-        }
+        for (int level = 0; level < 2; level++)
+            for (int stray = 20; stray <= 140; stray += 40) {
+                gln_placement_shape_t shape = {.domains = 4,
+                                               .experts = 8,
+                                               .nodes = 2,
+                                               .copies = (gln_placement_copies_t)copies,
+                                               .imbalance = level ? 1 : 1000};
+                int32_t domain_of[8];
+                if (stray > 100)
+                    plant_loads(&c);
+                else
+                    plant(&c, 4, 2, 8, 3, 60, stray);
+                choose(&shape, &c, domain_of);
+                cr_expect_eq(cost_of(&shape, &c, domain_of), least_cost(&shape, &c),
+                             "copies %d, level %d, stray %d", copies, level, stray);
+            }
 }
 
 Test(placement, levels_the_load)

@@ -71,6 +71,17 @@ static int is_local(const test_case_t *c, const test_run_t *run, int expert)
     return 0;
 }
 
+/* Rows and tokens tell the same. */
+static void check_rows(const test_run_t *run)
+{
+    const gln_plan_t *plan = run->plan;
+    for (int e = 0; e < plan->experts; e++)
+        for (int32_t i = plan->rect_offset[e]; i < plan->rect_offset[e + 1]; i++) {
+            cr_assert_eq(plan->token_h[plan->rect_token[i]], e);
+            cr_assert_eq(plan->token_rect[plan->rect_token[i]], i);
+        }
+}
+
 Test(expert_at, with_ir_tokens_go_to_the_local_places_alone)
 {
     int rectified = 0, moved = 0;
@@ -90,6 +101,7 @@ Test(expert_at, with_ir_tokens_go_to_the_local_places_alone)
                 rectified++;
                 moved += h / c.shape.per_domain != c.input.first_local / c.shape.per_domain;
             }
+            check_rows(&run);
             run_close(&run);
         }
         case_close(&c);
