@@ -19,7 +19,7 @@
 enum { YIELD_AFTER_POLLS = 1 << 12, NAMES_MAX = 6, WAITING_MAX = 16 };
 static const int64_t LOOK_NS = 20000000;    /* between two looks at questions and processes */
 static const int64_t ASK_NS = 600000000;    /* for answers of other nodes */
-static const int64_t HOLD_NS = 700000000;   /* that the lowest rank is ahead of other nodes */
+static const int64_t HOLD_NS = 900000000;   /* that the lowest rank is ahead of other nodes */
 static const int64_t QUIET_NS = 999999999;  /* for the one that reports to end the job */
 static const int64_t PAUSE_NS = 1000000000; /* between two polls: this process was stopped */
 
@@ -146,16 +146,10 @@ static int is_ahead(const gln_roster_t *r)
     return 1;
 }
 
-/* @return 1 when a signal came: the job is being ended */
-static int rest(int64_t ns)
-{
-    return nanosleep(&(struct timespec){.tv_nsec = ns}, NULL) != 0;
-}
-
 /* Fail with what another rank has reported. */
-static gln_status_t take_over(const text_t *text)
+static gln_status_t take_over(gln_roster_t *r, const text_t *text)
 {
-    rest(QUIET_NS);
+    gln_roster_rest(r, QUIET_NS);
     gln_log_hold(1);
     gln_fail(GLN_ERR_PEER, "%s", text->data);
     gln_log_hold(0);
@@ -170,8 +164,8 @@ gln_status_t gln_comm_late(gln_comm_t *comm, const int *ranks, int count)
     if (!r)
         return gln_fail(GLN_ERR_PEER, "no rank arrived within %lld ms",
                         (long long)comm->timeout_ms);
-    if (gln_roster_verdict(r, NULL) && gln_roster_verdict(r, text.data)) return take_over(&text);
-    gln_roster_ask(r, ASK_NS);
+    if (gln_roster_verdict(r, NULL) && gln_roster_verdict(r, text.data)) return take_over(r, &text);
+    int ending = gln_roster_ask(r, ASK_NS);
     int chosen = choose(comm, ranks, count), gone = 0;
     for (int i = 0; i < r->size; i++)
         gone += r->presence[i] == -1 - GLN_GONE;
@@ -182,7 +176,7 @@ gln_status_t gln_comm_late(gln_comm_t *comm, const int *ranks, int count)
         add(&text, " did not arrive within %lld ms", (long long)comm->timeout_ms);
     add_place(&text, comm);
     add_waiting(&text, r);
-    if (gln_roster_verdict(r, text.data)) return take_over(&text);
-    if (!is_ahead(r) && rest(HOLD_NS)) return take_over(&text);
+    if (gln_roster_verdict(r, text.data)) return take_over(r, &text);
+    if (!is_ahead(r) && (ending || gln_roster_rest(r, HOLD_NS))) return take_over(r, &text);
     return gln_fail(GLN_ERR_PEER, "%s", text.data);
 }

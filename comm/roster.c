@@ -112,9 +112,10 @@ static int is_here(const gln_roster_t *r, int rank)
 static void answer(gln_roster_t *r)
 {
     MPI_Status from;
-    int come = 0;
+    int come = 0, sent = 0;
     if (r->questions == MPI_COMM_NULL) return;
-    while (MPI_Iprobe(MPI_ANY_SOURCE, QUESTION_TAG, r->questions, &come, &from) == MPI_SUCCESS &&
+    while (MPI_Test(&r->answering, &sent, MPI_STATUS_IGNORE) == MPI_SUCCESS && sent &&
+           MPI_Iprobe(MPI_ANY_SOURCE, QUESTION_TAG, r->questions, &come, &from) == MPI_SUCCESS &&
            come) {
         char question;
         if (MPI_Recv(&question, 1, MPI_BYTE, from.MPI_SOURCE, QUESTION_TAG, r->questions,
@@ -123,7 +124,8 @@ static void answer(gln_roster_t *r)
         for (int rank = 0; rank < r->size; rank++)
             if (is_here(r, rank))
                 r->report[r->place_on_node[rank]] = (signed char)presence_here(r, rank);
-        MPI_Send(r->report, r->ranks_on_node, MPI_BYTE, from.MPI_SOURCE, ANSWER_TAG, r->questions);
+        MPI_Isend(r->report, r->ranks_on_node, MPI_BYTE, from.MPI_SOURCE, ANSWER_TAG, r->questions,
+                  &r->answering);
     }
 }
 
@@ -163,12 +165,28 @@ static int collect(gln_roster_t *r)
     return 1;
 }
 
-void gln_roster_ask(gln_roster_t *r, int64_t limit_ns)
+/* @return 1 when a signal came */
+static int pause_briefly(void)
+{
+    return nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL) != 0;
+}
+
+int gln_roster_rest(gln_roster_t *r, int64_t limit_ns)
+{
+    int64_t end = gln_clock_ns() + limit_ns;
+    while (gln_clock_ns() < end) {
+        if (pause_briefly()) return 1;
+        answer(r);
+    }
+    return 0;
+}
+
+int gln_roster_ask(gln_roster_t *r, int64_t limit_ns)
 {
     static const char question = '?';
     for (int rank = 0; rank < r->size; rank++)
         r->presence[rank] = (signed char)(is_here(r, rank) ? presence_here(r, rank) : GLN_SILENT);
-    if (r->questions == MPI_COMM_NULL) return;
+    if (r->questions == MPI_COMM_NULL) return 0;
     for (int rank = 0; rank < r->size; rank++) {
         MPI_Request request;
         if (!is_here(r, rank) && MPI_Isend(&question, 1, MPI_BYTE, rank, QUESTION_TAG, r->questions,
@@ -176,10 +194,12 @@ void gln_roster_ask(gln_roster_t *r, int64_t limit_ns)
             MPI_Request_free(&request); /* whoever does not listen never takes it */
     }
     int64_t end = gln_clock_ns() + limit_ns;
+    int ending = 0;
     while (!collect(r) && gln_clock_ns() < end) {
         answer(r);
-        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        ending |= pause_briefly();
     }
+    return ending;
 }
 
 /* ---- opening ------------------------------------------------------------------------------------
@@ -231,6 +251,7 @@ static gln_roster_t *allocate(int rank, int size)
     r->rank = rank;
     r->size = size;
     r->questions = MPI_COMM_NULL;
+    r->answering = MPI_REQUEST_NULL;
     r->place.layer = -1;
     r->node = calloc((size_t)size, sizeof *r->node);
     r->place_on_node = calloc((size_t)size, sizeof *r->place_on_node);

@@ -42,8 +42,9 @@ struct gln_roster {
     char *page;               /* of this node: 64 bytes a rank, the first is 1 while it waits;
                                  behind them the verdict */
     size_t page_bytes;
-    MPI_Comm questions; /* MPI_COMM_NULL with one node */
-    int64_t look_ns;    /* when processes are looked at again */
+    MPI_Comm questions;    /* MPI_COMM_NULL with one node */
+    MPI_Request answering; /* the last answer */
+    int64_t look_ns;       /* when processes are looked at again */
     gln_place_t place;
 };
 
@@ -58,8 +59,11 @@ void gln_roster_set_waiting(gln_roster_t *roster, int waiting);
  * is gone, or there is a verdict. */
 int gln_roster_look(gln_roster_t *roster, int64_t now_ns);
 /** Fill roster->presence: this node's from its page and the kernel, others' by asking them, for at
- * most `limit_ns`. LOCAL: whoever waits, answers. */
-void gln_roster_ask(gln_roster_t *roster, int64_t limit_ns);
+ * most `limit_ns`. LOCAL: whoever waits, answers.
+ *  @return 1 when a signal came meanwhile: as a rule, the job is being ended */
+int gln_roster_ask(gln_roster_t *roster, int64_t limit_ns);
+/** Do nothing but answer, until the time is over (0) or a signal comes (1). */
+int gln_roster_rest(gln_roster_t *roster, int64_t limit_ns);
 
 /** The verdict on this node: the first rank that finds out who is missing writes it, and all others
  * take it over, so that those that end the job are never found missing themselves.

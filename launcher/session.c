@@ -65,8 +65,10 @@ void gln_session_forget(gln_session_t *session)
 
 static void end_job(gln_session_t *session, gln_status_t status)
 {
-    /* without a message another rank of this node reports who is missing */
-    if (status != GLN_ERR_PEER || session->message[0]) speak(session, status);
+    /* Without a message another rank has reported who is missing, and ends the job. MPI_Abort would
+     * wait for a daemon that sleeps until its processes are gone. */
+    if (status == GLN_ERR_PEER && !session->message[0]) _Exit(GLN_EXIT_FAILED);
+    speak(session, status);
     gln_comm_abort(session->comm, GLN_EXIT_FAILED);
 }
 
