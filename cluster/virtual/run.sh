@@ -178,6 +178,7 @@ stop_if_interrupted
 start=$(date +%s.%N)
 "${in_head[@]}" "$@" <&0 &
 job=$!
+[ "$signal" -eq 0 ] || interrupt "$signal" # it came before there was a job to end
 wait "$job"
 status=$?
 for ((tenths = 0; signal && tenths < 50; tenths++)); do # an interrupted mpirun has 5 s to end its ranks
