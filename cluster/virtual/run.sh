@@ -172,7 +172,7 @@ sent() { # HOST: bytes and packets that it has sent through eth0
     nsenter "--net=/run/netns/$prefix-$1" awk '/eth0:/ { sub(/.*:/, ""); print $9, $10 }' /proc/net/dev
 }
 for ((i = 0; i < hosts; i++)); do
-    read -r bytes_before[i] packets_before[i] < <(sent $i)
+    read -r "bytes_before[i]" "packets_before[i]" < <(sent $i)
 done
 stop_if_interrupted
 start=$(date +%s.%N)
