@@ -172,12 +172,13 @@ sent() { # HOST: bytes and packets that it has sent through eth0
     nsenter "--net=/run/netns/$prefix-$1" awk '/eth0:/ { sub(/.*:/, ""); print $9, $10 }' /proc/net/dev
 }
 for ((i = 0; i < hosts; i++)); do
-    read -r bytes_before[i] packets_before[i] < <(sent $i)
+    read -r "bytes_before[i]" "packets_before[i]" < <(sent $i)
 done
 stop_if_interrupted
 start=$(date +%s.%N)
 "${in_head[@]}" "$@" <&0 &
 job=$!
+[ "$signal" -eq 0 ] || interrupt "$signal" # it came before there was a job to end
 wait "$job"
 status=$?
 for ((tenths = 0; signal && tenths < 50; tenths++)); do # an interrupted mpirun has 5 s to end its ranks
