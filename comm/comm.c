@@ -20,6 +20,7 @@ void gln_comm_set_up(gln_comm_t *comm, const gln_comm_ops_t *ops, int rank, int 
     comm->chunk_bytes = GLN_COMM_CHUNK_BYTES;
     comm->tree_chunk_bytes = GLN_COMM_TREE_CHUNK_BYTES;
     comm->tree_small_bytes = GLN_COMM_TREE_SMALL_BYTES;
+    comm->timeout_ms = 0;
     comm->scratch = NULL;
     comm->scratch_bytes = 0;
 }

@@ -25,6 +25,10 @@ typedef struct gln_comm_ops {
     gln_status_t (*send)(gln_comm_t *comm, int peer, const void *data, size_t bytes);
     gln_status_t (*receive)(gln_comm_t *comm, int peer, void *data, size_t bytes);
     gln_status_t (*wait)(gln_comm_t *comm); /* for all that was started */
+    /* Memory of `bytes` that the ranks of this node (comm->nodes) share: bases[r], for every rank r
+     * of the node, is the start of that rank's part here. COLLECTIVE. */
+    gln_status_t (*window_open)(gln_comm_t *comm, size_t bytes, void **bases, void **handle);
+    void (*window_close)(gln_comm_t *comm, void *handle); /* COLLECTIVE */
     gln_status_t (*split)(gln_comm_t *comm, int color, gln_comm_t **out);
     void (*abort)(gln_comm_t *comm, int exit_status) __attribute__((noreturn));
     void (*close)(gln_comm_t *comm);
@@ -38,6 +42,7 @@ struct gln_comm {
     size_t chunk_bytes;      /* longest single message; tests make it small */
     size_t tree_chunk_bytes; /* tree sum: elements are worked off in chunks of this size */
     size_t tree_small_bytes; /* tree sum: recursive doubling up to here */
+    int64_t timeout_ms;      /* longest wait for a peer; 0: for ever */
     void *scratch;           /* grown by gln_comm_scratch */
     size_t scratch_bytes;
 };

@@ -51,6 +51,23 @@ static gln_status_t self_receive(gln_comm_t *comm, int peer, void *data, size_t 
     return gln_fail(GLN_ERR_ARGUMENT, "a world of one rank cannot receive from rank %d", peer);
 }
 
+static gln_status_t self_window_open(gln_comm_t *comm, size_t bytes, void **bases, void **handle)
+{
+    (void)comm;
+    if (posix_memalign(handle, 64, bytes) != 0) {
+        *handle = NULL;
+        return gln_fail(GLN_ERR_MEMORY, "cannot allocate a window of %zu bytes", bytes);
+    }
+    bases[0] = *handle;
+    return GLN_OK;
+}
+
+static void self_window_close(gln_comm_t *comm, void *handle)
+{
+    (void)comm;
+    free(handle);
+}
+
 static gln_status_t self_split(gln_comm_t *comm, int color, gln_comm_t **out)
 {
     (void)comm, (void)color;
@@ -79,6 +96,8 @@ static const gln_comm_ops_t self_ops = {
     .send = self_send,
     .receive = self_receive,
     .wait = self_barrier,
+    .window_open = self_window_open,
+    .window_close = self_window_close,
     .split = self_split,
     .abort = self_abort,
     .close = self_close,
