@@ -60,16 +60,15 @@ struct gln_layer_workspace {
     int32_t *received_next; /* [received_rows] */
     void *combine_weight;   /* [received_routes] acc */
     /* activations and gradients */
-    void *logits; /* [D/P * T, E] acc: logits, then their gradients */
-    void
-        *received_x; /* [received_rows, H]: rows in received order, in, then back; the exchange's */
-    void *rows_h;    /* [received_routes, H]: an expert's results, or gradients of them, or of x */
-    void *rows_f;    /* [received_routes, F]: activations, or their gradients */
-    void *dhgu;      /* [received_routes, 2F] */
-    void *act_w;     /* [received_routes, F] */
-    void *tokens_h;  /* [D/P * T, H]: gradient of x that came back from the experts */
-    void *row_a;     /* [received_routes] acc: <dL/dy, E(x)> of an expert row */
-    void *scalars_in;  /* [received_routes] acc: the same in received order */
+    void *logits;     /* [D/P * T, E] acc: logits, then their gradients */
+    void *received_x; /* [received_rows, H]: rows in received order, in, then back */
+    void *rows_h;     /* [received_routes, H]: an expert's results, or gradients of them, or of x */
+    void *rows_f;     /* [received_routes, F]: activations, or their gradients */
+    void *dhgu;       /* [received_routes, 2F] */
+    void *act_w;      /* [received_routes, F] */
+    void *tokens_h;   /* [D/P * T, H]: gradient of x that came back from the experts */
+    void *row_a;      /* [received_routes] acc: <dL/dy, E(x)> of an expert row */
+    void *scalars_in; /* [received_routes] acc: the same in received order */
     void *scalars_out; /* [sent_routes] acc: the same at its source */
     void *route_a,
         *rect_a;           /* [plan_routes], [plan_rects] acc: the same in plan order, one domain */
