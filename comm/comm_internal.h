@@ -19,6 +19,10 @@ typedef struct gln_comm_ops {
                                  int32_t *receive);
     gln_status_t (*sum_i64)(gln_comm_t *comm, int64_t *values, int count);
     gln_status_t (*max_i64)(gln_comm_t *comm, int64_t *values, int count);
+    /* counts and offsets are [P] bytes */
+    gln_status_t (*alltoallv)(gln_comm_t *comm, const void *send, const int *send_bytes,
+                              const int *send_offset, void *receive, const int *receive_bytes,
+                              const int *receive_offset);
     /* Start moving `bytes` > 0 bytes to or from another rank. Messages between two ranks match in
      * the order in which they were started. `data` is borrowed until wait. On error everything that
      * was started is given up. */

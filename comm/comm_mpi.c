@@ -69,6 +69,15 @@ static gln_status_t mpi_alltoall_i32(gln_comm_t *comm, const int32_t *send, int 
     return GLN_OK;
 }
 
+static gln_status_t mpi_alltoallv(gln_comm_t *comm, const void *send, const int *send_bytes,
+                                  const int *send_offset, void *receive, const int *receive_bytes,
+                                  const int *receive_offset)
+{
+    MPI_TRY(MPI_Alltoallv(send, send_bytes, send_offset, MPI_BYTE, receive, receive_bytes,
+                          receive_offset, MPI_BYTE, of(comm)->comm));
+    return GLN_OK;
+}
+
 static gln_status_t mpi_sum_i64(gln_comm_t *comm, int64_t *values, int count)
 {
     MPI_TRY(MPI_Allreduce(MPI_IN_PLACE, values, count, MPI_INT64_T, MPI_SUM, of(comm)->comm));
@@ -269,6 +278,7 @@ static const gln_comm_ops_t mpi_ops = {
     .broadcast = mpi_broadcast,
     .allgather = mpi_allgather,
     .alltoall_i32 = mpi_alltoall_i32,
+    .alltoallv = mpi_alltoallv,
     .sum_i64 = mpi_sum_i64,
     .max_i64 = mpi_max_i64,
     .send = mpi_send,

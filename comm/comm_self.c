@@ -32,6 +32,15 @@ static gln_status_t self_alltoall_i32(gln_comm_t *comm, const int32_t *send, int
     return GLN_OK;
 }
 
+static gln_status_t self_alltoallv(gln_comm_t *comm, const void *send, const int *send_bytes,
+                                   const int *send_offset, void *receive, const int *receive_bytes,
+                                   const int *receive_offset)
+{
+    (void)comm, (void)send_offset, (void)receive_bytes, (void)receive_offset;
+    if (send_bytes[0] > 0) memmove(receive, send, (size_t)send_bytes[0]);
+    return GLN_OK;
+}
+
 static gln_status_t self_reduce_i64(gln_comm_t *comm, int64_t *values, int count)
 {
     (void)comm, (void)values, (void)count;
@@ -91,6 +100,7 @@ static const gln_comm_ops_t self_ops = {
     .broadcast = self_broadcast,
     .allgather = self_allgather,
     .alltoall_i32 = self_alltoall_i32,
+    .alltoallv = self_alltoallv,
     .sum_i64 = self_reduce_i64,
     .max_i64 = self_reduce_i64,
     .send = self_send,

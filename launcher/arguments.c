@@ -39,6 +39,8 @@ static const gln_option_text_t texts[GLN_OPTIONS] = {
     [GLN_OPTION_TENSOR] = {"--tensor", "NAME", "tensor of the file; default: logits"},
     [GLN_OPTION_OUT] = {"--out", "FILE", "write the scores used to this safetensors file"},
     [GLN_OPTION_K] = {"--k", "LIST", "numbers of routes per token to measure; default: 1,2,8"},
+    [GLN_OPTION_HIDDEN] = {"--hidden", "H", "columns of a row, F32; default: 256"},
+    [GLN_OPTION_BYTES] = {"--bytes", "N", "largest number of bytes per peer; default: 33554432"},
 };
 
 const gln_option_text_t *gln_option_text(gln_option_t option)

@@ -35,6 +35,8 @@ typedef enum gln_option {
     GLN_OPTION_TENSOR,
     GLN_OPTION_OUT,
     GLN_OPTION_K,
+    GLN_OPTION_HIDDEN,
+    GLN_OPTION_BYTES,
     GLN_OPTIONS
 } gln_option_t;
 

@@ -69,6 +69,16 @@ static const gln_command_t commands[] = {
      "of experts).\n",
      COMMON | BIT(SET) | BIT(JSON) | BIT(TOKENS) | BIT(REPEAT) | BIT(K) | BIT(LOGITS) | BIT(TENSOR),
      0, 1, 0, gln_command_bench_router},
+    {"bench exchange", "", "time dispatch and combine against MPI_Alltoallv and memcpy",
+     "For 1 KiB to 32 MiB per peer, one domain a rank: bandwidth of dispatch and combine, of "
+     "MPI_Alltoallv\n"
+     "with packing and unpacking of the same rows, of one core that gathers them into memory of "
+     "its own,\n"
+     "and of memcpy, in turn in one run. Routing is uniform, or that of --logits with one k of --k "
+     "(2).\n",
+     COMMON | BIT(JSON) | BIT(HIDDEN) | BIT(BYTES) | BIT(REPEAT) | BIT(LOGITS) | BIT(TENSOR) |
+         BIT(K),
+     0, 0, 0, gln_command_bench_exchange},
     {"route", "", "run a routing policy alone on gate logits",
      "Routes the logits [D, T, E] (or [T, E]) of --logits with the policy of --config, on one "
      "process.\n"

@@ -44,7 +44,7 @@ must_run 0 help
 for command in train eval generate waste bench route ckpt info help; do
     says help "^  $command" out
 done
-for command in train eval generate waste "bench layer" "bench router" route "ckpt info" "ckpt digest" info; do
+for command in train eval generate waste "bench layer" "bench router" "bench exchange" route "ckpt info" "ckpt digest" info; do
     must_run 0 $command --help
     says "$command --help" "^usage: gleaner $command" out
     cp out first
@@ -142,4 +142,13 @@ has_keys "bench --json" out bench median_seconds min_seconds tokens_per_second g
 documented out
 must_run 2 bench layer run.yaml --tokens 32 --repeat 2 --gemm 32
 says "bench layer RUN.yaml" 'H 16, F 24, E 8, K 1, D 4' out
+must_run 2 bench exchange --bytes 20000 --repeat 2
+says "bench exchange" 'uniform routing, path inside a node: shared' out
+says "bench exchange" '^ +20000 ' out
+must_run 2 bench exchange --bytes 4096 --repeat 2 --hidden 16 --json
+has_keys "bench exchange --json" out bench path dispatch_bytes_per_second dispatch_to_gather dispatch_to_alltoallv
+says "bench exchange --json" '"row_bytes_sent":8192.0,"row_bytes_left":4096.0' out
+documented out
+must_run 0 bench exchange --bytes 1024 --repeat 1
+says "bench exchange" 'path inside a node: messages' out
 finish
