@@ -224,6 +224,43 @@ gln_status_t gln_comm_alltoallv(gln_comm_t *comm, const void *send, const size_t
     return blocks_move(comm, send, send_bytes, receive, receive_bytes);
 }
 
+gln_status_t gln_comm_library_alltoallv(gln_comm_t *comm, const void *send,
+                                        const size_t *send_bytes, void *receive,
+                                        const size_t *receive_bytes)
+{
+    if (!comm) return no_comm("gln_comm_library_alltoallv");
+    if (!send_bytes || !receive_bytes)
+        return no_data("gln_comm_library_alltoallv", (size_t)comm->size * sizeof(size_t));
+    size_t size = (size_t)comm->size, sent = 0, received = 0;
+    for (size_t r = 0; r < size; r++) {
+        sent += send_bytes[r];
+        received += receive_bytes[r];
+    }
+    gln_status_t status = GLN_OK;
+    int *counts = malloc(4 * size * sizeof *counts);
+    if (sent > INT32_MAX || received > INT32_MAX)
+        status = gln_fail(GLN_ERR_ARGUMENT,
+                          "gln_comm_library_alltoallv: expected less than 2 GiB, found %zu bytes",
+                          sent > received ? sent : received);
+    else if (!counts)
+        status = gln_fail(GLN_ERR_MEMORY, "cannot allocate the counts of %zu ranks", size);
+    status = gln_comm_agree(comm, status, NULL);
+    int at[2] = {0, 0};
+    for (size_t r = 0; r < size && status == GLN_OK; r++) {
+        counts[r] = (int)send_bytes[r];
+        counts[size + r] = at[0];
+        counts[2 * size + r] = (int)receive_bytes[r];
+        counts[3 * size + r] = at[1];
+        at[0] += counts[r];
+        at[1] += counts[2 * size + r];
+    }
+    if (status == GLN_OK)
+        status = comm->ops->alltoallv(comm, send, counts, counts + size, receive, counts + 2 * size,
+                                      counts + 3 * size);
+    free(counts);
+    return status;
+}
+
 /* A block too long for one message goes to every rank piece by piece. */
 static gln_status_t allgather_long(gln_comm_t *comm, const void *in, size_t bytes, char *out)
 {

@@ -68,6 +68,12 @@ gln_status_t gln_comm_agree(gln_comm_t *comm, gln_status_t mine, int *rank);
  */
 gln_status_t gln_comm_alltoallv(gln_comm_t *comm, const void *send, const size_t *send_bytes,
                                 void *receive, const size_t *receive_bytes);
+/** The same by the library's own collective (MPI_Alltoallv), for comparison: less than 2 GiB in
+ * all, allocates its counts. COLLECTIVE.
+ *  @return GLN_OK; GLN_ERR_ARGUMENT: 2 GiB or more; GLN_ERR_MEMORY; GLN_ERR_PEER. */
+gln_status_t gln_comm_library_alltoallv(gln_comm_t *comm, const void *send,
+                                        const size_t *send_bytes, void *receive,
+                                        const size_t *receive_bytes);
 /** One int32 block of `count` to each rank: send [P, count], receive [P, count]. COLLECTIVE. */
 gln_status_t gln_comm_alltoall_i32(gln_comm_t *comm, const int32_t *send, int count,
                                    int32_t *receive);

@@ -19,12 +19,20 @@ typedef struct gln_comm_ops {
                                  int32_t *receive);
     gln_status_t (*sum_i64)(gln_comm_t *comm, int64_t *values, int count);
     gln_status_t (*max_i64)(gln_comm_t *comm, int64_t *values, int count);
+    /* counts and offsets are [P] bytes */
+    gln_status_t (*alltoallv)(gln_comm_t *comm, const void *send, const int *send_bytes,
+                              const int *send_offset, void *receive, const int *receive_bytes,
+                              const int *receive_offset);
     /* Start moving `bytes` > 0 bytes to or from another rank. Messages between two ranks match in
      * the order in which they were started. `data` is borrowed until wait. On error everything that
      * was started is given up. */
     gln_status_t (*send)(gln_comm_t *comm, int peer, const void *data, size_t bytes);
     gln_status_t (*receive)(gln_comm_t *comm, int peer, void *data, size_t bytes);
     gln_status_t (*wait)(gln_comm_t *comm); /* for all that was started */
+    /* Memory of `bytes` that the ranks of this node (comm->nodes) share: bases[r], for every rank r
+     * of the node, is the start of that rank's part here. COLLECTIVE. */
+    gln_status_t (*window_open)(gln_comm_t *comm, size_t bytes, void **bases, void **handle);
+    void (*window_close)(gln_comm_t *comm, void *handle); /* COLLECTIVE */
     gln_status_t (*split)(gln_comm_t *comm, int color, gln_comm_t **out);
     void (*abort)(gln_comm_t *comm, int exit_status) __attribute__((noreturn));
     void (*close)(gln_comm_t *comm);

@@ -120,6 +120,15 @@ static gln_status_t mpi_alltoall_i32(gln_comm_t *comm, const int32_t *send, int 
                MPI_INT32_T);
 }
 
+static gln_status_t mpi_alltoallv(gln_comm_t *comm, const void *send, const int *send_bytes,
+                                  const int *send_offset, void *receive, const int *receive_bytes,
+                                  const int *receive_offset)
+{
+    MPI_TRY(MPI_Alltoallv(send, send_bytes, send_offset, MPI_BYTE, receive, receive_bytes,
+                          receive_offset, MPI_BYTE, of(comm)->comm));
+    return GLN_OK;
+}
+
 static gln_status_t mpi_sum_i64(gln_comm_t *comm, int64_t *values, int count)
 {
     COLLECTIVE(comm, "sum", MPI_Iallreduce, MPI_IN_PLACE, values, count, MPI_INT64_T, MPI_SUM);
@@ -286,6 +295,67 @@ static gln_status_t nodes_find(MPI_Comm comm, int rank, int size, int *nodes)
     return GLN_OK;
 }
 
+/* Shared memory of the ranks of one node. */
+typedef struct mpi_window {
+    MPI_Comm node;
+    MPI_Win win;
+} mpi_window_t;
+
+static void mpi_window_close(gln_comm_t *comm, void *handle)
+{
+    (void)comm;
+    mpi_window_t *w = handle;
+    int finalized = 0;
+    MPI_Finalized(&finalized);
+    if (!finalized && w->win != MPI_WIN_NULL) {
+        MPI_Win_unlock_all(w->win);
+        MPI_Win_free(&w->win);
+    }
+    if (!finalized && w->node != MPI_COMM_NULL) MPI_Comm_free(&w->node);
+    free(w);
+}
+
+static gln_status_t window_map(gln_comm_t *comm, size_t bytes, void **bases, mpi_window_t *w)
+{
+    void *own = NULL;
+    MPI_Info info = MPI_INFO_NULL;
+    MPI_TRY(MPI_Comm_split(of(comm)->comm, comm->nodes[comm->rank], comm->rank, &w->node));
+    MPI_Comm_set_errhandler(w->node, MPI_ERRORS_RETURN);
+    MPI_TRY(MPI_Info_create(&info));
+    MPI_Info_set(info, "alloc_shared_noncontig", "true"); /* each part near its rank */
+    int code = MPI_Win_allocate_shared((MPI_Aint)bytes, 1, info, w->node, &own, &w->win);
+    MPI_Info_free(&info);
+    if (code != MPI_SUCCESS) {
+        w->win = MPI_WIN_NULL;
+        return mpi_fail(code, "MPI_Win_allocate_shared");
+    }
+    MPI_Win_set_errhandler(w->win, MPI_ERRORS_RETURN);
+    MPI_TRY(MPI_Win_lock_all(MPI_MODE_NOCHECK, w->win));
+    int place = 0;
+    for (int r = 0; r < comm->size; r++) {
+        if (comm->nodes[r] != comm->nodes[comm->rank]) continue;
+        MPI_Aint size = 0;
+        int unit = 1;
+        MPI_TRY(MPI_Win_shared_query(w->win, place++, &size, &unit, &bases[r]));
+    }
+    return GLN_OK;
+}
+
+static gln_status_t mpi_window_open(gln_comm_t *comm, size_t bytes, void **bases, void **handle)
+{
+    mpi_window_t *w = malloc(sizeof *w);
+    gln_status_t status =
+        w ? GLN_OK : gln_fail(GLN_ERR_MEMORY, "cannot allocate a window's handle");
+    status = gln_comm_agree(comm, status, NULL);
+    if (status != GLN_OK) {
+        free(w);
+        return status;
+    }
+    *w = (mpi_window_t){MPI_COMM_NULL, MPI_WIN_NULL};
+    *handle = w;
+    return window_map(comm, bytes, bases, w);
+}
+
 static gln_status_t mpi_split(gln_comm_t *comm, int color, gln_comm_t **out);
 
 static const gln_comm_ops_t mpi_ops = {
@@ -294,11 +364,14 @@ static const gln_comm_ops_t mpi_ops = {
     .broadcast = mpi_broadcast,
     .allgather = mpi_allgather,
     .alltoall_i32 = mpi_alltoall_i32,
+    .alltoallv = mpi_alltoallv,
     .sum_i64 = mpi_sum_i64,
     .max_i64 = mpi_max_i64,
     .send = mpi_send,
     .receive = mpi_receive,
     .wait = mpi_wait,
+    .window_open = mpi_window_open,
+    .window_close = mpi_window_close,
     .split = mpi_split,
     .abort = mpi_abort,
     .close = mpi_close,

@@ -32,6 +32,15 @@ static gln_status_t self_alltoall_i32(gln_comm_t *comm, const int32_t *send, int
     return GLN_OK;
 }
 
+static gln_status_t self_alltoallv(gln_comm_t *comm, const void *send, const int *send_bytes,
+                                   const int *send_offset, void *receive, const int *receive_bytes,
+                                   const int *receive_offset)
+{
+    (void)comm, (void)send_offset, (void)receive_bytes, (void)receive_offset;
+    if (send_bytes[0] > 0) memmove(receive, send, (size_t)send_bytes[0]);
+    return GLN_OK;
+}
+
 static gln_status_t self_reduce_i64(gln_comm_t *comm, int64_t *values, int count)
 {
     (void)comm, (void)values, (void)count;
@@ -49,6 +58,23 @@ static gln_status_t self_receive(gln_comm_t *comm, int peer, void *data, size_t 
 {
     (void)comm, (void)data, (void)bytes;
     return gln_fail(GLN_ERR_ARGUMENT, "a world of one rank cannot receive from rank %d", peer);
+}
+
+static gln_status_t self_window_open(gln_comm_t *comm, size_t bytes, void **bases, void **handle)
+{
+    (void)comm;
+    if (posix_memalign(handle, 64, bytes) != 0) {
+        *handle = NULL;
+        return gln_fail(GLN_ERR_MEMORY, "cannot allocate a window of %zu bytes", bytes);
+    }
+    bases[0] = *handle;
+    return GLN_OK;
+}
+
+static void self_window_close(gln_comm_t *comm, void *handle)
+{
+    (void)comm;
+    free(handle);
 }
 
 static gln_status_t self_split(gln_comm_t *comm, int color, gln_comm_t **out)
@@ -74,11 +100,14 @@ static const gln_comm_ops_t self_ops = {
     .broadcast = self_broadcast,
     .allgather = self_allgather,
     .alltoall_i32 = self_alltoall_i32,
+    .alltoallv = self_alltoallv,
     .sum_i64 = self_reduce_i64,
     .max_i64 = self_reduce_i64,
     .send = self_send,
     .receive = self_receive,
     .wait = self_barrier,
+    .window_open = self_window_open,
+    .window_close = self_window_close,
     .split = self_split,
     .abort = self_abort,
     .close = self_close,

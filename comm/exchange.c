@@ -1,8 +1,10 @@
-/* Moving rows along a plan. Every pair of ranks exchanges one message per destination domain,
- * straight into its place: the received order is by destination domain and source domain, and a
- * rank hosts consecutive domains, so that the rows of one source rank for one domain lie together.
- * G - Dl messages leave each rank per call; ranks begin with their right-hand neighbour. Rows that
- * leave the rank are gathered once into the staging buffer (one read, one write each) and received
+/* Moving rows along a plan. Between ranks of one node rows go through shared memory if the path
+ * says so: exchange_window.c, which is called from here between starting messages and waiting for
+ * them. For all else: every pair of ranks exchanges one message per destination domain, straight
+ * into its place: the received order is by destination domain and source domain, and a rank hosts
+ * consecutive domains, so that the rows of one source rank for one domain lie together. G - Dl
+ * messages leave each rank per call; ranks begin with their right-hand neighbour. Rows that leave
+ * the rank are gathered once into the staging buffer (one read, one write each) and received
  * without a copy; rows that stay are gathered once into their place while the others travel. On the
  * way back results leave from where they lie, arrive in the staging buffer, and every token sums
  * its rows from there: one read per row, one write per token.
@@ -44,9 +46,21 @@ static int peer_of(const gln_exchange_t *x, int step, int *domain)
     return x->rank_first + index;
 }
 
-/* Copy what pair (s, j) carries to `to`. */
-static void pair_copy(const gln_exchange_t *x, const gln_exchange_flow_t *flow, size_t unit,
-                      const char *in, int s, int j, char *to)
+int gln_exchange_direct(const gln_exchange_t *x, const gln_exchange_flow_t *flow, int s, int j)
+{
+    int rank = gln_exchange_rank_of(x, s, j);
+    return rank == x->comm->rank || (flow == &x->rows && gln_exchange_window_has(x, rank));
+}
+
+/* Do the pairs of `flow` between this rank and another one travel by messages of their own? */
+static int by_message(const gln_exchange_t *x, const gln_exchange_flow_t *flow, int peer)
+{
+    if (flow != &x->rows) return 1;
+    return !gln_exchange_window_has(x, peer) && !gln_exchange_apart(x, peer);
+}
+
+void gln_exchange_pair_copy(const gln_exchange_t *x, const gln_exchange_flow_t *flow, size_t unit,
+                            const char *in, int s, int j, char *to)
 {
     int pair = s * x->group + j;
     int64_t first = flow->sent_offset[pair], count = flow->sent[pair];
@@ -82,12 +96,12 @@ gln_status_t gln_exchange_forward(gln_exchange_t *x, const gln_exchange_flow_t *
     gln_status_t status = GLN_OK;
     int64_t first;
     int j0, by_node = flow == &x->rows && x->node.nodes > 0;
+    if (flow == &x->rows) gln_exchange_window_begin(x);
     if (by_node) status = gln_exchange_node_dispatch_start(x, in);
     if (status != GLN_OK) return status;
     for (int step = 1; step < x->group_ranks; step++) {
         int peer = peer_of(x, -step, &j0);
-        if (by_node && gln_exchange_apart(x, peer)) continue;
-        for (int i = 0; i < x->local; i++) {
+        for (int i = 0; i < x->local && by_message(x, flow, peer); i++) {
             int64_t count = block_received(x, flow, i, j0, &first);
             if (count > 0)
                 status = ops->receive(x->comm, peer, (char *)out + (size_t)first * unit,
@@ -97,12 +111,12 @@ gln_status_t gln_exchange_forward(gln_exchange_t *x, const gln_exchange_flow_t *
     }
     for (int step = 1; step < x->group_ranks; step++) {
         int peer = peer_of(x, step, &j0);
-        if (by_node && gln_exchange_apart(x, peer)) continue;
-        for (int j = j0; j < j0 + x->local; j++) {
+        for (int j = j0; j < j0 + x->local && by_message(x, flow, peer); j++) {
             int64_t count = block_staged(x, flow, j, &first);
             for (int s = 0; s < x->local; s++)
-                pair_copy(x, flow, unit, in, s, j,
-                          x->stage + (size_t)flow->stage_offset[j * x->local + s] * unit);
+                gln_exchange_pair_copy(x, flow, unit, in, s, j,
+                                       x->stage +
+                                           (size_t)flow->stage_offset[j * x->local + s] * unit);
             if (count > 0)
                 status =
                     ops->send(x->comm, peer, x->stage + (size_t)first * unit, (size_t)count * unit);
@@ -113,12 +127,14 @@ gln_status_t gln_exchange_forward(gln_exchange_t *x, const gln_exchange_flow_t *
         for (int j = 0; j < x->group; j++)
             if (gln_exchange_rank_of(x, s, j) == x->comm->rank) {
                 int pair = gln_exchange_index_of(x, s, j) * x->group + source_index(x, s);
-                pair_copy(x, flow, unit, in, s, j,
-                          (char *)out + (size_t)flow->received_offset[pair] * unit);
+                gln_exchange_pair_copy(x, flow, unit, in, s, j,
+                                       (char *)out + (size_t)flow->received_offset[pair] * unit);
             }
-    status = ops->wait(x->comm);
-    if (status != GLN_OK || !by_node) return status;
-    return gln_exchange_node_dispatch_finish(x, out);
+    if (flow == &x->rows) status = gln_exchange_window_write(x, in);
+    if (status == GLN_OK) status = ops->wait(x->comm);
+    if (status == GLN_OK && by_node) status = gln_exchange_node_dispatch_finish(x, out);
+    if (status == GLN_OK && flow == &x->rows) status = gln_exchange_window_written(x, out);
+    return status;
 }
 
 /* The way back: from `in` (received order) to the staging buffer of the source. What stays inside
@@ -129,13 +145,12 @@ static gln_status_t backward(gln_exchange_t *x, const gln_exchange_flow_t *flow,
     const gln_comm_ops_t *ops = x->comm->ops;
     gln_status_t status = GLN_OK;
     int64_t first;
-    int j0, by_node = flow == &x->rows && x->node.nodes > 0;
-    if (by_node) status = gln_exchange_node_combine_start(x, in);
+    int j0;
+    if (flow == &x->rows && x->node.nodes > 0) status = gln_exchange_node_combine_start(x, in);
     if (status != GLN_OK) return status;
     for (int step = 1; step < x->group_ranks; step++) {
         int peer = peer_of(x, -step, &j0);
-        if (by_node && gln_exchange_apart(x, peer)) continue;
-        for (int j = j0; j < j0 + x->local; j++) {
+        for (int j = j0; j < j0 + x->local && by_message(x, flow, peer); j++) {
             int64_t count = block_staged(x, flow, j, &first);
             if (count > 0)
                 status = ops->receive(x->comm, peer, x->stage + (size_t)first * unit,
@@ -145,8 +160,7 @@ static gln_status_t backward(gln_exchange_t *x, const gln_exchange_flow_t *flow,
     }
     for (int step = 1; step < x->group_ranks; step++) {
         int peer = peer_of(x, step, &j0);
-        if (by_node && gln_exchange_apart(x, peer)) continue;
-        for (int i = 0; i < x->local; i++) {
+        for (int i = 0; i < x->local && by_message(x, flow, peer); i++) {
             int64_t count = block_received(x, flow, i, j0, &first);
             if (count > 0)
                 status = ops->send(x->comm, peer, (const char *)in + (size_t)first * unit,
@@ -157,20 +171,32 @@ static gln_status_t backward(gln_exchange_t *x, const gln_exchange_flow_t *flow,
     return ops->wait(x->comm);
 }
 
-static const char *entry_row(const gln_exchange_t *x, const char *stage, const char *in,
+/* Where the rows of every sent pair lie now, those of node peers excepted. */
+static void pair_rows_set(gln_exchange_t *x, const char *in)
+{
+    for (int s = 0; s < x->local; s++)
+        for (int j = 0; j < x->group; j++) {
+            int mirrored = gln_exchange_index_of(x, s, j) * x->group + source_index(x, s);
+            x->pair_rows[s * x->group + j] =
+                gln_exchange_rank_of(x, s, j) == x->comm->rank
+                    ? in + (size_t)x->rows.received_offset[mirrored] * x->row_bytes
+                    : x->stage + (size_t)x->rows.stage_offset[j * x->local + s] * x->row_bytes;
+        }
+}
+
+static const char *entry_row(const gln_exchange_t *x, const char *const *rows,
                              gln_exchange_entry_t entry)
 {
-    return entry.row >= 0 ? stage + (size_t)entry.row * x->row_bytes
-                          : in + (size_t)~entry.row * x->row_bytes;
+    return rows[entry.domain] + (size_t)entry.row * x->row_bytes;
 }
 
 /* Partial sum number p of the stack lies in x->sums[p] once it is a sum, and where it came from
  * before that. */
 void gln_exchange_token_sum(gln_exchange_t *x, const gln_exchange_entry_t *entries, int64_t count,
-                            const char *stage, const char *in, char *out)
+                            const char *const *rows, char *out)
 {
     if (count == 1) {
-        memcpy(out, entry_row(x, stage, in, entries[0]), x->row_bytes);
+        memcpy(out, entry_row(x, rows, entries[0]), x->row_bytes);
         return;
     }
     const char *stack[33];
@@ -187,7 +213,7 @@ void gln_exchange_token_sum(gln_exchange_t *x, const gln_exchange_entry_t *entri
             }
             meets[depth - 1] = level;
         }
-        stack[depth++] = entry_row(x, stage, in, entries[e]);
+        stack[depth++] = entry_row(x, rows, entries[e]);
     }
     for (; depth > 1; depth--) {
         char *sum = depth == 2 ? out : x->sums + (size_t)(depth - 2) * x->row_bytes;
@@ -227,20 +253,28 @@ gln_status_t gln_exchange_combine(gln_exchange_t *x, const void *in, void *out)
     GLN_ASSERT(out);
     x->traffic = x->traffic_combine;
     x->comm->place->operation = "combine";
+    gln_exchange_window_show(x, in);
     status = backward(x, &x->rows, x->row_bytes, in);
-    x->comm->place->operation = NULL;
-    if (status != GLN_OK) return status;
+    if (status == GLN_OK) pair_rows_set(x, in);
+    if (status == GLN_OK) status = gln_exchange_window_find(x);
+    if (status != GLN_OK) {
+        x->comm->place->operation = NULL;
+        return status;
+    }
     int64_t tokens = x->local * x->options.tokens;
     for (int64_t t = 0; t < tokens; t++) {
         const gln_exchange_entry_t *entries = x->entries + x->token_entry[t];
         int64_t count = x->token_entry[t + 1] - x->token_entry[t];
+        const char *const *rows = x->pair_rows + t / x->options.tokens * x->group;
         char *sum = (char *)out + (size_t)t * x->row_bytes;
         if (count == 0)
             memset(sum, 0, x->row_bytes);
         else
-            gln_exchange_token_sum(x, entries, count, x->stage, in, sum);
+            gln_exchange_token_sum(x, entries, count, rows, sum);
     }
-    return GLN_OK;
+    status = gln_exchange_window_read(x);
+    x->comm->place->operation = NULL;
+    return status;
 }
 
 gln_status_t gln_exchange_scalars(gln_exchange_t *x, const void *in, void *out)

@@ -32,16 +32,26 @@ typedef enum gln_exchange_across {
     GLN_ACROSS_HIERARCHICAL /* refused where it is impossible */
 } gln_exchange_across_t;
 
+/* How rows travel between ranks of one node; between nodes they always go as messages. Scalars and
+ * metadata are small and go as messages everywhere. The result is the same, bit for bit. */
+typedef enum gln_exchange_path {
+    GLN_PATH_AUTO = 0, /* shared where ranks share a node and memory can be had, else messages */
+    GLN_PATH_MESSAGES,
+    GLN_PATH_SHARED /* GLN_ERR_MEMORY or GLN_ERR_PEER where the node's memory cannot be shared */
+} gln_exchange_path_t;
+
 typedef struct gln_exchange_options {
-    int domains;                  /* D; P divides D */
-    int groups;                   /* R; divides D; P divides R or R divides P. 0: 1 */
-    int64_t tokens;               /* T of one domain */
-    int64_t hidden;               /* H */
-    gln_dtype_t dtype;            /* of rows: F32 or F64 */
-    int64_t rows_max;             /* rows of one (source, destination) pair at most, <= T */
-    int64_t scalars_max;          /* scalars of one (source, destination) pair at most */
-    size_t meta_bytes_max;        /* metadata bytes of one (source, destination) pair at most */
+    int domains;           /* D; P divides D */
+    int groups;            /* R; divides D; P divides R or R divides P. 0: 1 */
+    int64_t tokens;        /* T of one domain */
+    int64_t hidden;        /* H */
+    gln_dtype_t dtype;     /* of rows: F32 or F64 */
+    int64_t rows_max;      /* rows of one (source, destination) pair at most, <= T */
+    int64_t scalars_max;   /* scalars of one (source, destination) pair at most */
+    size_t meta_bytes_max; /* metadata bytes of one (source, destination) pair at most */
+    gln_exchange_path_t path;
     gln_exchange_across_t across; /* form of the exchange between nodes */
+    int64_t received_rows_max;    /* rows that one rank receives at most; 0: D/P * G * rows_max */
 } gln_exchange_options_t;
 
 /* What one source rank sends, for each of its local domains s in [0, D/P) and each destination j in
@@ -81,7 +91,7 @@ typedef struct gln_traffic {
  *          GLN_ERR_MEMORY. `comm` is borrowed until close. */
 gln_status_t gln_exchange_open(gln_comm_t *comm, const gln_exchange_options_t *options,
                                gln_exchange_t **out);
-void gln_exchange_close(gln_exchange_t *x); /* takes NULL */
+void gln_exchange_close(gln_exchange_t *x); /* COLLECTIVE; takes NULL */
 
 /** "flat" or "hierarchical": the form between nodes; and why, in a few words. The hierarchical form
  * is possible where every group spans several nodes and each of these hosts an aligned power-of-two
@@ -90,15 +100,26 @@ void gln_exchange_close(gln_exchange_t *x); /* takes NULL */
 const char *gln_exchange_form(const gln_exchange_t *x);
 const char *gln_exchange_form_reason(const gln_exchange_t *x);
 
-/** Bytes that the exchange holds. */
+/** The path that node peers use: GLN_PATH_SHARED or GLN_PATH_MESSAGES, the same on every rank. */
+gln_exchange_path_t gln_exchange_path(const gln_exchange_t *x);
+/** Where received rows lie best: [receive_max, H], owned by the exchange. As `out` of dispatch and
+ * `in` of combine it saves a copy on the shared path: peers write into it, and read from it. On the
+ * shared path every dispatch and combine may overwrite it whatever buffers it is called with: rows
+ * of node peers for another `out`, or of another `in`, pass through it by one copy. Each rank may
+ * choose its buffers for itself. Outside the calls it belongs to the caller. */
+void *gln_exchange_receive_buffer(gln_exchange_t *x);
+
+/** Bytes that the exchange holds, its receive buffer included. */
 size_t gln_exchange_bytes(const gln_exchange_t *x);
-/** Rows that this rank can receive at most: D/P * G * rows_max. */
+/** Rows that this rank can receive at most: D/P * G * rows_max or received_rows_max, the smaller.
+ */
 int64_t gln_exchange_receive_max(const gln_exchange_t *x);
 
 /** Fix who sends what in this step; exchanges counts and metadata. `send` is borrowed during the
  * call.
- *  @return GLN_OK; GLN_ERR_CAPACITY when a pair exceeds its bound on any rank (agreed: all ranks
- * return it, nothing was sent; the message is at the rank with that pair); GLN_ERR_PEER. */
+ *  @return GLN_OK; GLN_ERR_CAPACITY when a pair or what a rank receives exceeds its bound on any
+ * rank (agreed: all ranks return it, no row was sent; the message is at the rank with that pair);
+ * GLN_ERR_PEER. */
 gln_status_t gln_exchange_plan(gln_exchange_t *x, const gln_exchange_send_t *send,
                                gln_exchange_received_t *received);
 

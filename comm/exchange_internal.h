@@ -1,13 +1,15 @@
 /* Inside of an exchange, for exchange.c (moving), exchange_plan.c (opening and planning) and
- * exchange_node.c (the hierarchical form between nodes). In comments Dl = D/P: domains of one rank;
- * M nodes share a group, each hosts N of its ranks and W = N*Dl of its domains. Pairs as the header
- * counts them: s*G + j for the source, i*G + j for the destination. */
+ * exchange_node.c (the hierarchical form between nodes) and exchange_window.c (rows inside the node
+ * through shared memory). In comments Dl = D/P: domains of one rank; M nodes share a group, each
+ * hosts N of its ranks and W = N*Dl of its domains. Pairs as the header counts them: s*G + j for
+ * the source, i*G + j for the destination. */
 #ifndef GLN_COMM_EXCHANGE_INTERNAL_H
 #define GLN_COMM_EXCHANGE_INTERNAL_H
 
 #include "base/arena.h"
 #include "comm/comm_internal.h"
 #include "comm/exchange.h"
+#include "comm/window.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -18,14 +20,14 @@ extern "C" {
 typedef struct gln_exchange_flow {
     int32_t *sent;         /* [Dl*G] */
     int64_t *sent_offset;  /* [Dl*G + 1] in the caller's arrays, pair order */
-    int64_t *stage_offset; /* [G*Dl + 1] in the staging buffer, at j*Dl + s; pairs that stay inside
-                              this rank have no length there */
+    int64_t *stage_offset; /* [G*Dl + 1] in the staging buffer, at j*Dl + s; pairs that travel by no
+                              message have no length there */
     int32_t *received;     /* [Dl*G] */
     int64_t *received_offset; /* [Dl*G + 1] */
 } gln_exchange_flow_t;
 
-/* One row that comes back for a token: from domain `domain` of the group, at row `row` of the
- * staging buffer or, when negative, at row ~row of the caller's array. */
+/* One row that comes back for a token: row `row` of what domain `domain` of the group received from
+ * the token's. */
 typedef struct gln_exchange_entry {
     int32_t domain, row;
 } gln_exchange_entry_t;
@@ -48,9 +50,11 @@ typedef struct gln_exchange_node {
     int64_t *relay_first;              /* [M*W] rows for other ranks of this node, in `relay` */
     int32_t *hub_index;                /* [(M-1)*W*Dl*rows_max] row_index of the sources */
     int64_t *hub_entry;                /* [hub rows + 1] first entry of each distinct row */
-    gln_exchange_entry_t *hub_entries; /* [(M-1)*W*Dl*rows_max]; row: of `relay` */
-    char *hub;   /* distinct rows from (dispatch) or for (combine) other nodes */
-    char *relay; /* rows for (dispatch) or from (combine) other ranks of this node */
+    gln_exchange_entry_t *hub_entries; /* [(M-1)*W*Dl*rows_max]; row: of those planned for the
+                                          domain by the source node */
+    const char **rows; /* [W] where the rows of each domain for one source node lie */
+    char *hub;         /* distinct rows from (dispatch) or for (combine) other nodes */
+    char *relay;       /* rows for (dispatch) or from (combine) other ranks of this node */
 } gln_exchange_node_t;
 
 struct gln_exchange {
@@ -73,7 +77,12 @@ struct gln_exchange {
     char *meta_received; /* [Dl*G*meta_bytes_max] */
     size_t *meta_offset; /* [Dl*G + 1] */
     char *stage;         /* rows, scalars or metadata on their way to or from other ranks */
-    char *sums;          /* [levels, H] partial sums of one token */
+    const char **pair_rows; /* [Dl*G] where the rows of a sent pair lie while they are summed */
+    int64_t receive_max;    /* rows */
+    gln_window_t window;    /* counters, offsets and the receive buffer; see exchange_window.c */
+    size_t window_offsets, window_rows; /* bytes from the window's start */
+    uint64_t epoch;                     /* dispatches and combines so far */
+    char *sums;                         /* [levels, H] partial sums of one token */
     gln_traffic_t traffic_dispatch, traffic_combine, traffic;
     gln_exchange_node_t node;
     char form_reason[160];
@@ -84,14 +93,38 @@ struct gln_exchange {
 int gln_exchange_rank_of(const gln_exchange_t *x, int s, int j);
 int gln_exchange_index_of(const gln_exchange_t *x, int s, int j);
 
+/** Does pair (s, j) of `flow` reach its destination without a message? */
+int gln_exchange_direct(const gln_exchange_t *x, const gln_exchange_flow_t *flow, int s, int j);
+/** Copy what pair (s, j) carries from the caller's `in` to `to`. */
+void gln_exchange_pair_copy(const gln_exchange_t *x, const gln_exchange_flow_t *flow, size_t unit,
+                            const char *in, int s, int j, char *to);
+
+/** The window; sets x->window. COLLECTIVE, agreed. */
+gln_status_t gln_exchange_window_open(gln_exchange_t *x);
+/** Do rows to and from this other rank go through the window? */
+int gln_exchange_window_has(const gln_exchange_t *x, int rank);
+/** Tell peers the plan's offsets. */
+void gln_exchange_window_plan(gln_exchange_t *x);
+/** Dispatch: allow peers to write; write to theirs; wait for theirs, and copy where `out` is not
+ * the receive buffer. */
+void gln_exchange_window_begin(gln_exchange_t *x);
+gln_status_t gln_exchange_window_write(gln_exchange_t *x, const char *in);
+gln_status_t gln_exchange_window_written(gln_exchange_t *x, char *out);
+/** Combine: show peers the results; wait for theirs and note where they lie (x->pair_rows); say
+ * that all were read, and wait until the own ones were. */
+void gln_exchange_window_show(gln_exchange_t *x, const char *in);
+gln_status_t gln_exchange_window_find(gln_exchange_t *x);
+gln_status_t gln_exchange_window_read(gln_exchange_t *x);
+
 /** Send what the pairs of `flow` carry from `in` (caller's order; rows are gathered by row_source)
  * to `out` (received order). */
 gln_status_t gln_exchange_forward(gln_exchange_t *x, const gln_exchange_flow_t *flow, size_t unit,
                                   const void *in, void *out);
 
-/** out [H] = tree over `count` >= 1 entries in ascending domain; rows stand in `stage` and `in`. */
+/** out [H] = tree over `count` >= 1 entries in ascending domain.
+ *  @param rows where the rows of every domain of the entries begin */
 void gln_exchange_token_sum(gln_exchange_t *x, const gln_exchange_entry_t *entries, int64_t count,
-                            const char *stage, const char *in, char *out);
+                            const char *const *rows, char *out);
 
 /** Does `peer` live on another node, and do its rows take the hierarchical form? */
 static inline int gln_exchange_apart(const gln_exchange_t *x, int peer)

@@ -120,6 +120,7 @@ void gln_exchange_node_layout(gln_exchange_t *x, gln_arena_t *arena)
     n->hub_index = gln_arena_take(arena, planned * sizeof *n->hub_index);
     n->hub_entry = gln_arena_take(arena, (hub + 1) * sizeof *n->hub_entry);
     n->hub_entries = gln_arena_take(arena, planned * sizeof *n->hub_entries);
+    n->rows = gln_arena_take(arena, width * sizeof *n->rows);
     n->hub = gln_arena_take(arena, hub * x->row_bytes);
     n->relay = gln_arena_take(arena, planned / width * (width - local) * x->row_bytes);
 }
@@ -180,13 +181,14 @@ static void entries_merge(gln_exchange_t *x)
                 x->entries[kept++] = entry;
                 continue;
             }
-            int64_t stage = stage_of(x, b);
+            const int64_t *stage = x->rows.stage_offset + t / x->options.tokens;
             if (kept == first || x->entries[kept - 1].domain != domain) {
-                int64_t row = stage + n->sent[b]++;
+                int64_t row = stage_of(x, b) + n->sent[b]++;
                 n->row_source[row] = (int32_t)t;
+                row -= stage[domain * x->local]; /* entries count from where the pair's begin */
                 x->entries[kept++] = (gln_exchange_entry_t){domain, (int32_t)row};
             }
-            n->row_index[entry.row] = n->sent[b] - 1;
+            n->row_index[stage[entry.domain * x->local] + entry.row] = n->sent[b] - 1;
         }
         x->token_entry[t] = first;
     }
@@ -271,13 +273,10 @@ static void hub_sort(gln_exchange_t *x)
         n->hub_entry[row + 1] += n->hub_entry[row];
     for (int b = 0; b < n->nodes; b++)
         for (int w = n->width - 1; w >= 0; w--) {
-            int64_t count = planned_of(x, b, w, &first), base = n->relay_first[b * n->width + w];
-            int inside = w / x->local == n->index;
-            if (inside) block_of(x, w % x->local, b, n->index, &base);
+            int64_t count = planned_of(x, b, w, &first);
             for (int64_t r = count - 1; r >= 0; r--) {
-                int32_t row = (int32_t)(base + r);
                 int64_t *end = &n->hub_entry[n->hub_first[b] + n->hub_index[first + r] + 1];
-                n->hub_entries[--*end] = (gln_exchange_entry_t){w, inside ? ~row : row};
+                n->hub_entries[--*end] = (gln_exchange_entry_t){w, (int32_t)r};
             }
         }
     memmove(n->hub_entry, n->hub_entry + 1, (size_t)hub * sizeof *n->hub_entry);
@@ -424,6 +423,19 @@ static gln_status_t blocks_return(gln_exchange_t *x, const char *in)
     return ops->wait(x->comm);
 }
 
+/* Where the results for the source of node b lie: on this rank, or passed on from others. */
+static void hub_rows_set(gln_exchange_t *x, int b, const char *in)
+{
+    gln_exchange_node_t *n = &x->node;
+    int64_t first;
+    for (int w = 0; w < n->width; w++) {
+        n->rows[w] = n->relay + (size_t)n->relay_first[b * n->width + w] * x->row_bytes;
+        if (w / x->local != n->index) continue;
+        block_of(x, w % x->local, b, n->index, &first);
+        n->rows[w] = in + (size_t)first * x->row_bytes;
+    }
+}
+
 gln_status_t gln_exchange_node_combine_start(gln_exchange_t *x, const char *in)
 {
     gln_exchange_node_t *n = &x->node;
@@ -439,9 +451,10 @@ gln_status_t gln_exchange_node_combine_start(gln_exchange_t *x, const char *in)
     for (int step = 1; step < n->nodes && status == GLN_OK; step++) {
         int b = node_at(x, step);
         int64_t first = n->hub_first[b], last = n->hub_first[b + 1];
+        hub_rows_set(x, b, in);
         for (int64_t row = first; row < last; row++)
             gln_exchange_token_sum(x, n->hub_entries + n->hub_entry[row],
-                                   n->hub_entry[row + 1] - n->hub_entry[row], n->relay, in,
+                                   n->hub_entry[row + 1] - n->hub_entry[row], n->rows,
                                    n->hub + (size_t)row * x->row_bytes);
         if (last > first)
             status =

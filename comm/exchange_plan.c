@@ -39,12 +39,14 @@ static gln_status_t options_check(const gln_comm_t *comm, const gln_exchange_opt
         return gln_fail(GLN_ERR_ARGUMENT, "exchange: expected rows of f32 or f64, found dtype %d",
                         (int)o->dtype);
     if (o->rows_max < 0 || o->rows_max > o->tokens || o->scalars_max < 0 ||
-        o->scalars_max > INT32_MAX || o->meta_bytes_max > INT32_MAX)
+        o->scalars_max > INT32_MAX || o->meta_bytes_max > INT32_MAX || o->received_rows_max < 0 ||
+        o->path < GLN_PATH_AUTO || o->path > GLN_PATH_SHARED)
         return gln_fail(GLN_ERR_ARGUMENT,
                         "exchange: expected rows_max in [0, %lld], scalars_max and meta_bytes_max "
-                        "below 2^31, found %lld, %lld, %zu",
+                        "below 2^31, received_rows_max >= 0 and a path of the list, found %lld, "
+                        "%lld, %zu, %lld, %d",
                         (long long)o->tokens, (long long)o->rows_max, (long long)o->scalars_max,
-                        o->meta_bytes_max);
+                        o->meta_bytes_max, (long long)o->received_rows_max, (int)o->path);
     int64_t local = o->domains / ranks, group = o->domains / o->groups;
     double rows = (double)local * (double)group * (double)o->rows_max;
     if (rows > INT32_MAX || local > 16384 || group > 1 << 20 ||
@@ -80,7 +82,8 @@ static void layout(gln_exchange_t *x, gln_arena_t *arena)
     const gln_exchange_options_t *o = &x->options;
     size_t pairs = (size_t)x->local * (size_t)x->group;
     size_t remote = x->group_ranks > 1 ? (size_t)x->local * (size_t)(x->group - x->local) : 0;
-    size_t rows = pairs * (size_t)o->rows_max, tokens = (size_t)x->local * (size_t)o->tokens;
+    size_t rows = pairs * (size_t)o->rows_max, staged = 0,
+           tokens = (size_t)x->local * (size_t)o->tokens;
     size_t records = (size_t)x->comm->size * (size_t)x->record, levels = 1;
     for (int half = 1; half < x->group; half *= 2)
         levels++;
@@ -96,9 +99,12 @@ static void layout(gln_exchange_t *x, gln_arena_t *arena)
     x->meta_offset = gln_arena_take(arena, (pairs + 1) * sizeof *x->meta_offset);
     x->meta_received = gln_arena_take(arena, pairs * o->meta_bytes_max);
     x->sums = gln_arena_take(arena, levels * x->row_bytes);
-    size_t stage =
-        largest((size_t)o->rows_max * x->row_bytes, (size_t)o->scalars_max * x->element_bytes);
-    x->stage = gln_arena_take(arena, remote * largest(stage, o->meta_bytes_max));
+    x->pair_rows = gln_arena_take(arena, pairs * sizeof *x->pair_rows);
+    for (int s = 0; s < x->local; s++)
+        for (int j = 0; j < x->group; j++)
+            staged += !gln_exchange_direct(x, &x->rows, s, j);
+    size_t stage = remote * largest((size_t)o->scalars_max * x->element_bytes, o->meta_bytes_max);
+    x->stage = gln_arena_take(arena, largest(stage, staged * (size_t)o->rows_max * x->row_bytes));
     if (x->node.nodes > 0) gln_exchange_node_layout(x, arena);
 }
 
@@ -116,6 +122,7 @@ gln_status_t gln_exchange_open(gln_comm_t *comm, const gln_exchange_options_t *o
         x = calloc(1, sizeof *x);
         if (!x) status = gln_fail(GLN_ERR_MEMORY, "cannot allocate an exchange");
     }
+    status = gln_comm_agree(comm, status, NULL);
     if (status == GLN_OK) {
         x->comm = comm;
         x->options = o;
@@ -126,13 +133,16 @@ gln_status_t gln_exchange_open(gln_comm_t *comm, const gln_exchange_options_t *o
         x->element_bytes = gln_dtype_bytes(o.dtype);
         x->row_bytes = (size_t)o.hidden * x->element_bytes;
         x->record = 1 + (x->group_ranks > 1 ? 3 * x->local * x->local : 0);
-        status = gln_exchange_node_choose(x);
+        x->receive_max = (int64_t)x->local * x->group * o.rows_max;
+        if (o.received_rows_max > 0 && o.received_rows_max < x->receive_max)
+            x->receive_max = o.received_rows_max;
+        status = gln_comm_agree(comm, gln_exchange_node_choose(x), NULL);
     }
+    if (status == GLN_OK) status = gln_exchange_window_open(x);
     if (status == GLN_OK) {
         layout(x, &x->arena);
-        status = gln_arena_commit(&x->arena, gln_device_cpu());
+        status = gln_comm_agree(comm, gln_arena_commit(&x->arena, gln_device_cpu()), NULL);
     }
-    status = gln_comm_agree(comm, status, NULL);
     if (status != GLN_OK) {
         gln_exchange_close(x);
         return status;
@@ -145,6 +155,7 @@ gln_status_t gln_exchange_open(gln_comm_t *comm, const gln_exchange_options_t *o
 void gln_exchange_close(gln_exchange_t *x)
 {
     if (!x) return;
+    gln_window_close(&x->window);
     gln_arena_close(&x->arena);
     free(x);
 }
@@ -152,13 +163,13 @@ void gln_exchange_close(gln_exchange_t *x)
 size_t gln_exchange_bytes(const gln_exchange_t *x)
 {
     GLN_ASSERT(x);
-    return sizeof *x + x->arena.size_bytes;
+    return sizeof *x + x->arena.size_bytes + x->window.bytes;
 }
 
 int64_t gln_exchange_receive_max(const gln_exchange_t *x)
 {
     GLN_ASSERT(x);
-    return (int64_t)x->local * x->group * x->options.rows_max;
+    return x->receive_max;
 }
 
 /* Take over one kind of counts. */
@@ -298,10 +309,25 @@ static void flow_offsets(const gln_exchange_t *x, gln_exchange_flow_t *flow)
         flow->received_offset[p + 1] = flow->received_offset[p] + flow->received[p];
     for (int j = 0; j < group; j++)
         for (int s = 0; s < local; s++) {
-            int inside = gln_exchange_rank_of(x, s, j) == x->comm->rank;
+            int direct = gln_exchange_direct(x, flow, s, j);
             int64_t *offset = flow->stage_offset + j * local + s;
-            offset[1] = offset[0] + (inside ? 0 : flow->sent[s * group + j]);
+            offset[1] = offset[0] + (direct ? 0 : flow->sent[s * group + j]);
         }
+}
+
+/* Where the receive buffer is smaller than what pairs allow together. */
+static gln_status_t received_check(const gln_exchange_t *x)
+{
+    int pairs = x->local * x->group;
+    int64_t rows = x->rows.received_offset[pairs];
+    gln_status_t status = GLN_OK;
+    if (x->receive_max == pairs * x->options.rows_max) return GLN_OK;
+    if (rows > x->receive_max)
+        status = gln_fail(GLN_ERR_CAPACITY,
+                          "rank %d would receive %lld rows, but its buffer was opened for %lld: "
+                          "raise received_rows_max",
+                          x->comm->rank, (long long)rows, (long long)x->receive_max);
+    return gln_comm_agree(x->comm, status, NULL);
 }
 
 /* The rows that come back for each token, in ascending order of the destination. */
@@ -314,16 +340,10 @@ static void entries_sort(gln_exchange_t *x)
     /* fill from the back: token_entry[t + 1] walks down to the first entry of t */
     for (int j = group - 1; j >= 0; j--)
         for (int s = local - 1; s >= 0; s--) {
-            int pair = s * group + j, inside = gln_exchange_rank_of(x, s, j) == x->comm->rank;
-            int mirrored =
-                gln_exchange_index_of(x, s, j) * group + (x->comm->rank * local + s) % group;
-            int64_t base =
-                inside ? x->rows.received_offset[mirrored] : x->rows.stage_offset[j * local + s];
+            int pair = s * group + j;
             for (int32_t r = x->rows.sent[pair] - 1; r >= 0; r--) {
                 int32_t source = x->row_source[x->rows.sent_offset[pair] + r];
-                int32_t row = (int32_t)(base + r);
-                x->entries[--x->token_entry[source + 1]] =
-                    (gln_exchange_entry_t){j, inside ? ~row : row};
+                x->entries[--x->token_entry[source + 1]] = (gln_exchange_entry_t){j, r};
             }
         }
     memmove(x->token_entry, x->token_entry + 1, (size_t)tokens * sizeof *x->token_entry);
@@ -377,6 +397,9 @@ gln_status_t gln_exchange_plan(gln_exchange_t *x, const gln_exchange_send_t *sen
     flow_offsets(x, &x->rows);
     flow_offsets(x, &x->scalars);
     flow_offsets(x, &x->meta);
+    status = received_check(x);
+    if (status != GLN_OK) return status;
+    gln_exchange_window_plan(x);
     entries_sort(x);
     traffic_count(x);
     x->comm->place->operation = "plan";

@@ -54,6 +54,8 @@ static const gln_option_text_t texts[GLN_OPTIONS] = {
     [GLN_OPTION_RANKS] = {"--ranks", "N",
                           "plan N ranks on the machine; default: its GPUs, else its NUMA nodes"},
     [GLN_OPTION_SVG] = {"--svg", "FILE", "draw the same into this file"},
+    [GLN_OPTION_HIDDEN] = {"--hidden", "H", "columns of a row, F32; default: 256"},
+    [GLN_OPTION_BYTES] = {"--bytes", "N", "largest number of bytes per peer; default: 33554432"},
 };
 
 const gln_option_text_t *gln_option_text(gln_option_t option)
@@ -99,13 +101,13 @@ const char *gln_suggest(const char *word, const char *const *words)
     return nearest;
 }
 
-static gln_status_t fail_option(const char *word, int length, unsigned allowed)
+static gln_status_t fail_option(const char *word, int length, uint64_t allowed)
 {
     char name[WORD_MAX];
     const char *known[GLN_OPTIONS + 1];
     int count = 0;
     for (int i = 0; i < GLN_OPTIONS; i++)
-        if (allowed & 1u << i) known[count++] = texts[i].name;
+        if (allowed & UINT64_C(1) << i) known[count++] = texts[i].name;
     known[count] = NULL;
     snprintf(name, sizeof name, "%.*s", length, word);
     const char *nearest = gln_suggest(name, known);
@@ -114,11 +116,11 @@ static gln_status_t fail_option(const char *word, int length, unsigned allowed)
     return gln_fail(GLN_ERR_ARGUMENT, "unknown option %s; --help lists the options", name);
 }
 
-static int find_option(const char *word, int length, unsigned allowed)
+static int find_option(const char *word, int length, uint64_t allowed)
 {
     if (length == 2 && !strncmp(word, "-h", 2)) return GLN_OPTION_HELP;
     for (int i = 0; i < GLN_OPTIONS; i++)
-        if ((allowed & 1u << i) && (int)strlen(texts[i].name) == length &&
+        if ((allowed & UINT64_C(1) << i) && (int)strlen(texts[i].name) == length &&
             !strncmp(texts[i].name, word, (size_t)length))
             return i;
     return -1;
@@ -136,7 +138,7 @@ static gln_status_t keep(gln_arguments_t *out, int option, const char *value)
     return GLN_OK;
 }
 
-gln_status_t gln_arguments_parse(const char *const *words, int words_count, unsigned allowed,
+gln_status_t gln_arguments_parse(const char *const *words, int words_count, uint64_t allowed,
                                  int operands_max, gln_arguments_t *out)
 {
     memset(out, 0, sizeof *out);

@@ -44,6 +44,8 @@ typedef enum gln_option {
     GLN_OPTION_SYNTHETIC,
     GLN_OPTION_RANKS,
     GLN_OPTION_SVG,
+    GLN_OPTION_HIDDEN,
+    GLN_OPTION_BYTES,
     GLN_OPTIONS
 } gln_option_t;
 
@@ -74,7 +76,7 @@ typedef struct gln_arguments {
  *  @param out      overwritten, also on error (then unfinished)
  *  @return GLN_OK; GLN_ERR_ARGUMENT: unknown option (with the nearest allowed one), value missing
  * or not wanted, too many operands. */
-gln_status_t gln_arguments_parse(const char *const *words, int words_count, unsigned allowed,
+gln_status_t gln_arguments_parse(const char *const *words, int words_count, uint64_t allowed,
                                  int operands_max, gln_arguments_t *out);
 
 /** The number behind an option, or `fallback` if it was not given.

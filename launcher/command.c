@@ -9,9 +9,9 @@
 #include <string.h>
 #include <time.h>
 
-#define BIT(option) (1u << GLN_OPTION_##option)
+#define BIT(option) (UINT64_C(1) << GLN_OPTION_##option)
 #define COMMON (BIT(HELP))
-_Static_assert(GLN_OPTIONS <= 32, "options are bits of an unsigned");
+_Static_assert(GLN_OPTIONS <= 64, "options are bits of a uint64_t");
 
 static const gln_command_t commands[] = {
     {"train", "RUN.yaml", "train a model, or go on with a run",
@@ -73,6 +73,16 @@ static const gln_command_t commands[] = {
      "of experts).\n",
      COMMON | BIT(SET) | BIT(JSON) | BIT(TOKENS) | BIT(REPEAT) | BIT(K) | BIT(LOGITS) | BIT(TENSOR),
      0, 1, 0, gln_command_bench_router},
+    {"bench exchange", "", "time dispatch and combine against MPI_Alltoallv and memcpy",
+     "For 1 KiB to 32 MiB per peer, one domain a rank: bandwidth of dispatch and combine, of "
+     "MPI_Alltoallv\n"
+     "with packing and unpacking of the same rows, of one core that gathers them into memory of "
+     "its own,\n"
+     "and of memcpy, in turn in one run. Routing is uniform, or that of --logits with one k of --k "
+     "(2).\n",
+     COMMON | BIT(JSON) | BIT(HIDDEN) | BIT(BYTES) | BIT(REPEAT) | BIT(LOGITS) | BIT(TENSOR) |
+         BIT(K),
+     0, 0, 0, gln_command_bench_exchange},
     {"route", "", "run a routing policy alone on gate logits",
      "Routes the logits [D, T, E] (or [T, E]) of --logits with the policy of --config, on one "
      "process.\n"
@@ -152,7 +162,7 @@ void gln_command_help(const gln_command_t *command, FILE *file)
             command->operands[0] ? " " : "", command->operands, command->summary, command->detail,
             command->detail[0] ? "\n" : "");
     for (int i = 0; i < GLN_OPTIONS; i++) {
-        if (!(command->options & 1u << i)) continue;
+        if (!(command->options & UINT64_C(1) << i)) continue;
         const gln_option_text_t *text = gln_option_text((gln_option_t)i);
         char form[64];
         snprintf(form, sizeof form, "%s%s%s", text->name, text->value ? " " : "",

@@ -20,7 +20,7 @@ typedef struct gln_command {
     const char *operands; /* as help shows them: "RUN.yaml" */
     const char *summary;  /* one line */
     const char *detail;   /* some lines for the command's own help, each with its newline */
-    unsigned options;     /* bits 1 << gln_option_t */
+    uint64_t options;     /* bits 1 << gln_option_t */
     int operands_min, operands_max;
     int config_reference; /* 1: its help ends with the reference of the run file */
     int (*run)(const gln_arguments_t *arguments); /* returns the exit status */
@@ -42,6 +42,7 @@ int gln_command_eval(const gln_arguments_t *arguments);
 int gln_command_generate(const gln_arguments_t *arguments);
 int gln_command_waste(const gln_arguments_t *arguments);
 int gln_command_bench_layer(const gln_arguments_t *arguments);
+int gln_command_bench_exchange(const gln_arguments_t *arguments);
 int gln_command_bench_router(const gln_arguments_t *arguments);
 int gln_command_route(const gln_arguments_t *arguments);
 int gln_command_place(const gln_arguments_t *arguments);

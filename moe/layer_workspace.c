@@ -168,7 +168,6 @@ static void layout(gln_layer_workspace_t *w)
     w->received_next = take(arena, b->received_rows, 4);
     w->combine_weight = take(arena, routes, e);
     w->logits = take(arena, tokens * b->experts, e);
-    w->received_x = take(arena, b->received_rows * b->hidden, e);
     w->rows_h = take(arena, routes * b->hidden, e);
     w->rows_f = take(arena, routes * b->expert_hidden, e);
     if (b->forward_only) {
@@ -196,8 +195,11 @@ static gln_status_t open_exchange(const gln_parallel_t *parallel, const gln_kern
                                       .rows_max = w->bounds.pair_rows,
                                       .scalars_max = w->bounds.pair_routes,
                                       .meta_bytes_max = (size_t)w->bounds.pair_meta_bytes,
-                                      .across = across};
-    return gln_exchange_open(parallel->comm, &options, &w->exchange);
+                                      .across = across,
+                                      .received_rows_max = w->bounds.received_rows};
+    gln_status_t status = gln_exchange_open(parallel->comm, &options, &w->exchange);
+    if (status == GLN_OK) w->received_x = gln_exchange_receive_buffer(w->exchange);
+    return status;
 }
 
 gln_status_t gln_layer_workspace_open(const gln_parallel_t *parallel, gln_kernels_t *kernels,

@@ -44,7 +44,7 @@ must_run 0 help
 for command in train eval generate waste bench route ckpt topo info help; do
     says help "^  $command" out
 done
-for command in train eval generate waste "bench layer" "bench router" route "ckpt info" "ckpt digest" topo info; do
+for command in train eval generate waste "bench layer" "bench router" "bench exchange" route "ckpt info" "ckpt digest" topo info; do
     must_run 0 $command --help
     says "$command --help" "^usage: gleaner $command" out
     cp out first
@@ -150,4 +150,13 @@ must_run 4 $replay --repeat 1 --gemm 32 --json
 grep -o '"ledger".*' out >ledger-4
 cmp -s ledger-1 ledger-4 || fail "bench layer: 4 ranks replay a recording otherwise than 1"
 grep -q '"tokens":4096' ledger-1 || fail "bench layer does not replay the tokens of the recording"
+must_run 2 bench exchange --bytes 20000 --repeat 2
+says "bench exchange" 'uniform routing, path inside a node: shared' out
+says "bench exchange" '^ +20000 ' out
+must_run 2 bench exchange --bytes 4096 --repeat 2 --hidden 16 --json
+has_keys "bench exchange --json" out bench path dispatch_bytes_per_second dispatch_to_gather dispatch_to_alltoallv
+says "bench exchange --json" '"row_bytes_sent":8192.0,"row_bytes_left":4096.0' out
+documented out
+must_run 0 bench exchange --bytes 1024 --repeat 1
+says "bench exchange" 'path inside a node: messages' out
 finish

@@ -14,6 +14,7 @@ typedef struct world { /* what all ranks know */
     int domains, groups, group, local, ranks, rank, step;
     int64_t tokens, hidden;
     gln_dtype_t dtype;
+    gln_exchange_path_t path;
     uint64_t seed;
 } world_t;
 
@@ -129,7 +130,8 @@ static void received_check(const world_t *w, const gln_exchange_received_t *got)
           got->scalar_offset[pairs] == scalars && got->meta_offset[pairs] == bytes);
 }
 
-static void rows_check(const world_t *w, const gln_exchange_received_t *got, const void *out)
+static void rows_check(const world_t *w, const gln_exchange_received_t *got, const void *out,
+                       int64_t rows_room)
 {
     int32_t tokens[tokens_max];
     for (int i = 0; i < w->local; i++)
@@ -146,6 +148,7 @@ static void rows_check(const world_t *w, const gln_exchange_received_t *got, con
                           w->rank, pair, r, (long long)h, found, expected);
                 }
         }
+    if (got->rows_count == rows_room) return;
     double behind = gln_load(out, got->rows_count * w->hidden, w->dtype);
     CHECK(behind == 77.0, "wrote behind the last row: %a", behind);
 }
@@ -262,22 +265,29 @@ static uint64_t step_check(const world_t *w, gln_comm_t *comm, gln_exchange_t *x
     memset(o, 0xff, sizeof *o); /* borrowed during the call only */
     received_check(w, &got);
 
-    void *in = allocate(mine), *out = allocate((size_t)(gln_exchange_receive_max(x) + 1) * row);
+    /* each rank chooses its buffers for itself: that of the exchange or another one */
+    uint64_t choice = random_bits(w, use_count, domain_of(w, 0), 62, 0);
+    int64_t room = gln_exchange_receive_max(x);
+    void *in = allocate(mine), *other = allocate((size_t)(room + 1) * row);
+    void *out = choice & 1 ? gln_exchange_receive_buffer(x) : other;
+    if (choice & 1) room--;
     for (int s = 0; s < w->local; s++)
         for (int64_t k = 0; k < w->tokens * w->hidden; k++)
             gln_store(in, s * w->tokens * w->hidden + k, w->dtype,
                       random_value(w, use_row, domain_of(w, s), 0, k));
-    gln_store(out, got.rows_count * w->hidden, w->dtype, 77.0);
+    if (got.rows_count <= room) gln_store(out, got.rows_count * w->hidden, w->dtype, 77.0);
     CHECK_OK(gln_exchange_dispatch(x, in, out));
-    rows_check(w, &got, out);
+    rows_check(w, &got, out, choice & 1 ? room + 1 : -1);
     traffic_check(w, comm, gln_exchange_traffic(x), 0);
 
     void *scalars = allocate((size_t)(w->local * w->group * scalars_max) * unit);
     void *scalars_back = allocate((size_t)(w->local * w->group * scalars_max) * unit);
     void *world = allocate(all), *oracle = allocate(all);
+    out = choice & 2 ? gln_exchange_receive_buffer(x) : other;
     results_fill(w, &got, out, scalars);
     memset(in, 0xff, mine);
     CHECK_OK(gln_exchange_combine(x, out, in));
+    memset(out, 0xff, (size_t)got.rows_count * row); /* the caller's again: read before this */
     traffic_check(w, comm, gln_exchange_traffic(x), 1);
     CHECK_OK(gln_exchange_scalars(x, scalars, scalars_back));
     scalars_check(w, scalars_back);
@@ -288,7 +298,7 @@ static uint64_t step_check(const world_t *w, gln_comm_t *comm, gln_exchange_t *x
               "D %d R %d: combined element %zu is %a, not %a", w->domains, w->groups, k,
               gln_load(world, (int64_t)k, w->dtype), gln_load(oracle, (int64_t)k, w->dtype));
     uint64_t hash = hash_bytes(0xcbf29ce484222325u, world, all);
-    void *memory[] = {o, in, out, scalars, scalars_back, world, oracle};
+    void *memory[] = {o, in, other, scalars, scalars_back, world, oracle};
     for (size_t k = 0; k < sizeof memory / sizeof *memory; k++)
         free(memory[k]);
     return hash;
@@ -303,7 +313,8 @@ static gln_exchange_options_t options_of(const world_t *w)
                                     .dtype = w->dtype,
                                     .rows_max = w->tokens,
                                     .scalars_max = scalars_max,
-                                    .meta_bytes_max = meta_max};
+                                    .meta_bytes_max = meta_max,
+                                    .path = w->path};
 }
 
 static world_t world_of(const gln_comm_t *comm, int domains, int groups, gln_dtype_t dtype)
@@ -323,25 +334,29 @@ static world_t world_of(const gln_comm_t *comm, int domains, int groups, gln_dty
 static void all_worlds(gln_comm_t *comm)
 {
     static const int domains[] = {1, 2, 3, 4, 6, 8, 12}, groups[] = {1, 2, 3, 4};
-    int ranks = gln_comm_size(comm);
+    int ranks = gln_comm_size(comm), steps = 4;
     for (size_t a = 0; a < sizeof domains / sizeof *domains; a++)
         for (size_t b = 0; b < sizeof groups / sizeof *groups; b++) {
             if (domains[a] % ranks != 0 || domains[a] % groups[b] != 0 ||
                 (ranks % groups[b] != 0 && groups[b] % ranks != 0))
                 continue;
-            for (int dtype = GLN_F32; dtype <= GLN_F64; dtype += GLN_F64 - GLN_F32) {
-                world_t w = world_of(comm, domains[a], groups[b], (gln_dtype_t)dtype);
+            uint64_t hashes[4] = {0};
+            for (int kind = 0; kind < 4; kind++) {
+                world_t w = world_of(comm, domains[a], groups[b], kind % 2 ? GLN_F64 : GLN_F32);
+                w.path = kind < 2 ? GLN_PATH_MESSAGES : GLN_PATH_SHARED;
                 gln_exchange_options_t options = options_of(&w);
                 gln_exchange_t *x = NULL;
                 uint64_t hash = 0;
                 CHECK_OK(gln_exchange_open(comm, &options, &x));
                 CHECK(gln_exchange_receive_max(x) == w.local * w.group * w.tokens);
                 size_t bytes = gln_exchange_bytes(x);
-                for (w.step = 0; w.step < 4; w.step++)
+                for (w.step = 0; w.step < steps; w.step++)
                     hash = hash * 31 + step_check(&w, comm, x);
                 CHECK(gln_exchange_bytes(x) == bytes, "memory is fixed at open");
                 gln_exchange_close(x);
-                if (w.rank == 0)
+                CHECK(kind < 2 || hash == hashes[kind - 2], "both paths give the same bits");
+                hashes[kind] = hash;
+                if (w.rank == 0 && kind < 2)
                     printf("D %d R %d %s: %016llx\n", w.domains, w.groups, gln_dtype_name(w.dtype),
                            (unsigned long long)hash);
             }
@@ -429,6 +444,10 @@ static void pretended_nodes(gln_comm_t *comm)
     gln_exchange_options_t options = options_of(&w);
     gln_exchange_t *x = NULL;
     CHECK_OK(gln_exchange_open(comm, &options, &x));
+    CHECK(gln_exchange_path(x) == (ranks > 1 ? GLN_PATH_SHARED : GLN_PATH_MESSAGES));
+    for (w.step = 0; w.step < 20; w.step++)
+        step_check(&w, comm, x);
+    w.step = 0;
     step_check(&w, comm, x);
     if (ranks > 2) {
         gln_traffic_t traffic = gln_exchange_traffic(x);
@@ -437,6 +456,84 @@ static void pretended_nodes(gln_comm_t *comm)
     gln_exchange_close(x);
     for (int r = 0; r < ranks; r++)
         comm->nodes[r] = 0;
+}
+
+/* Windows used many times by ranks out of step, with rows of odd and of long lengths. */
+static void many_steps(gln_comm_t *comm)
+{
+    static const int64_t hidden[] = {1, 300, 17};
+    for (size_t k = 0; k < sizeof hidden / sizeof *hidden; k++) {
+        world_t w = world_of(comm, 4, 1, k % 2 ? GLN_F32 : GLN_F64);
+        w.hidden = hidden[k];
+        gln_exchange_options_t options = options_of(&w);
+        gln_exchange_t *x = NULL;
+        if (4 % w.ranks != 0) return;
+        CHECK_OK(gln_exchange_open(comm, &options, &x));
+        for (w.step = 0; w.step < 60; w.step++)
+            step_check(&w, comm, x);
+        gln_exchange_close(x);
+    }
+}
+
+/* A receive buffer smaller than what pairs allow together: the bound holds on every rank. */
+static void receive_bound(gln_comm_t *comm)
+{
+    world_t w = world_of(comm, 12, 1, GLN_F32);
+    gln_exchange_options_t options = options_of(&w);
+    gln_exchange_t *x = NULL;
+    gln_exchange_received_t got;
+    outgoing_t *o = allocate(sizeof *o);
+    options.received_rows_max = w.local * w.group + 1;
+    CHECK_OK(gln_exchange_open(comm, &options, &x));
+    CHECK(gln_exchange_receive_max(x) == w.local * w.group + 1);
+    for (int more = 0; more < 4; more++) {
+        memset(o, 0, sizeof *o);
+        o->send = (gln_exchange_send_t){o->rows, o->tokens, o->scalars, o->meta_bytes, o->meta};
+        for (int p = 0; p < w.local * w.group; p++)
+            o->rows[p] = 1;
+        if (w.rank == 0) { /* to the first domain, and so to the first rank */
+            o->rows[0] += more % 3;
+            for (int t = 0; t < 3; t++)
+                o->tokens[t] = t;
+        }
+        memset(o->tokens + 3, 0, sizeof o->tokens - 3 * sizeof *o->tokens);
+        gln_status_t status = gln_exchange_plan(x, &o->send, &got);
+        CHECK(status == (more == 2 ? GLN_ERR_CAPACITY : GLN_OK), "%d: %s", more,
+              gln_status_name(status));
+        if (more == 2 && w.rank == 0)
+            CHECK(strstr(gln_last_error(), "received_rows_max"), "%s", gln_last_error());
+    }
+    gln_exchange_close(x);
+    options.received_rows_max = -1;
+    CHECK(gln_exchange_open(comm, &options, &x) == GLN_ERR_ARGUMENT);
+    free(o);
+}
+
+/* A peer that does not come is named after the time that was set. */
+static void missing_peer(gln_comm_t *comm)
+{
+    world_t w = world_of(comm, 12, 1, GLN_F32);
+    gln_exchange_options_t options = options_of(&w);
+    gln_exchange_t *x = NULL;
+    gln_exchange_received_t got;
+    outgoing_t *o = allocate(sizeof *o);
+    if (w.ranks == 1) return free(o);
+    CHECK_OK(gln_exchange_open(comm, &options, &x));
+    o->send = (gln_exchange_send_t){o->rows, o->tokens, o->scalars, o->meta_bytes, o->meta};
+    for (int p = 0; p < w.local * w.group; p++)
+        o->rows[p] = 1;
+    CHECK_OK(gln_exchange_plan(x, &o->send, &got));
+    if (w.rank == 0) {
+        void *in = allocate((size_t)(w.local * w.tokens * w.hidden) * 4);
+        comm->timeout_ms = 50;
+        CHECK(gln_exchange_dispatch(x, in, gln_exchange_receive_buffer(x)) == GLN_ERR_PEER);
+        CHECK(strstr(gln_last_error(), "rank 1 did not arrive"), "%s", gln_last_error());
+        comm->timeout_ms = 0;
+        free(in);
+    }
+    CHECK_OK(gln_comm_barrier(comm));
+    gln_exchange_close(x);
+    free(o);
 }
 
 int main(void)
@@ -453,6 +550,9 @@ int main(void)
     gln_exchange_close(x);
     comm->chunk_bytes = GLN_COMM_CHUNK_BYTES;
     pretended_nodes(comm);
+    many_steps(comm);
+    receive_bound(comm);
+    missing_peer(comm);
     refusals(comm);
     open_errors(comm);
     int rank = gln_comm_rank(comm);
