@@ -1,5 +1,5 @@
 /* Windows: one block per rank, by the backend's shared memory or plain. Waiting costs no system
- * call while the other side is at work on another core; after some thousand turns the core is
+ * call while the other side is at work on another core; after some hundred turns the core is
  * offered to whoever else wants it, since ranks may outnumber cores. */
 #include "comm/window.h"
 
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { spins_before_yield = 2000, window_align = 64 };
+enum { spins_before_yield = 200, window_align = 64 };
 
 _Static_assert(sizeof(gln_counter_t) == 64, "one counter per cache line");
 _Static_assert(sizeof(_Atomic uint64_t) == sizeof(uint64_t), "counters are free of locks");

@@ -41,6 +41,7 @@ typedef struct bench {
     size_t *send_bytes, *receive_bytes;      /* [P] */
     char *in, *out;                          /* [tokens, H] */
     char *packed, *arrived, *unpacked;       /* [sent, H], [received, H], [received, H] */
+    char *gathered;                          /* [sent, H] that no other rank ever touches */
     double seconds[KINDS][REPEAT_MAX];
     double *all; /* [P] */
 } bench_t;
@@ -121,11 +122,11 @@ static gln_status_t draw(bench_t *b, int64_t rows)
 
 static void size_close(bench_t *b)
 {
-    void *memory[] = {b->row_token, b->in, b->out, b->packed, b->arrived, b->unpacked};
+    void *memory[] = {b->row_token, b->in, b->out, b->packed, b->arrived, b->unpacked, b->gathered};
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
         free(memory[i]);
     b->row_token = NULL;
-    b->in = b->out = b->packed = b->arrived = b->unpacked = NULL;
+    b->in = b->out = b->packed = b->arrived = b->unpacked = b->gathered = NULL;
     gln_exchange_close(b->exchange);
     b->exchange = NULL;
 }
@@ -161,7 +162,8 @@ static gln_status_t size_open(bench_t *b, int64_t rows)
     b->packed = take(b->sent, b->row);
     b->arrived = take(b->received, b->row);
     b->unpacked = take(b->received, b->row);
-    if (!b->in || !b->out || !b->packed || !b->arrived || !b->unpacked)
+    b->gathered = take(b->sent, b->row);
+    if (!b->in || !b->out || !b->packed || !b->arrived || !b->unpacked || !b->gathered)
         status = gln_fail(GLN_ERR_MEMORY, "bench: out of memory for %lld rows of %zu bytes",
                           (long long)b->sent, b->row);
     status = gln_session_agree(&b->session, status);
@@ -209,11 +211,11 @@ static gln_status_t work(bench_t *b, int kind)
     case ALLTOALLV:
         return packed_alltoallv(b);
     case GATHER:
-        gather(b, b->packed);
+        gather(b, b->gathered);
         return GLN_OK;
     default: /* contiguous, as many bytes; both arrays may be shorter than the other's rows */
         for (int64_t left = b->sent; left > 0; left -= b->tokens)
-            memcpy(b->packed + (size_t)(b->sent - left) * b->row, b->in,
+            memcpy(b->gathered + (size_t)(b->sent - left) * b->row, b->in,
                    (size_t)(left < b->tokens ? left : b->tokens) * b->row);
         return GLN_OK;
     }

@@ -143,6 +143,8 @@ done
 for key in $(grep -oE '"[a-z_]+":' bench | tr -d '":' | sort -u); do
     grep -qE "\`$key\`" "$source_dir/docs/json.md" || fail "docs/json.md lacks the key $key"
 done
+must_run 2 bench exchange --logits random.safetensors --k 1 --bytes 4096 --repeat 1
+grep -q 'recorded routing' out || fail "bench exchange --logits: not recorded routing"
 refuse "bench: k" '--k|0' bench router --k 1,0
 refuse "bench: hidden" 'model.hidden|8' bench router --logits random.safetensors --set model.hidden=4
 refuse "bench: too many tokens" '--tokens|160' bench router --logits random.safetensors --tokens 161

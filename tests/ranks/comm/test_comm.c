@@ -64,6 +64,11 @@ static void alltoallv(gln_comm_t *comm)
             CHECK(receive[received] == (unsigned char)(r * 64 + rank * 16 + (int)i),
                   "from %d byte %zu", r, i);
     CHECK(receive[received] == 0xee, "wrote behind the end");
+    unsigned char again[1024];
+    memset(again, 0xee, sizeof again);
+    CHECK_OK(gln_comm_library_alltoallv(comm, send, send_bytes, again, receive_bytes));
+    CHECK(memcmp(again, receive, sizeof again) == 0, "the library moves the same");
+    CHECK(gln_comm_library_alltoallv(comm, send, NULL, again, NULL) == GLN_ERR_ARGUMENT);
     memset(send_bytes, 0, sizeof send_bytes);
     CHECK_OK(gln_comm_alltoallv(comm, NULL, send_bytes, NULL, send_bytes));
     CHECK(gln_comm_alltoallv(comm, send, NULL, receive, receive_bytes) == GLN_ERR_ARGUMENT);

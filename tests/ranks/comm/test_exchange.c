@@ -7,6 +7,7 @@
 #include "comm/exchange.h"
 #include "tests/ranks/comm/check.h"
 #include <math.h>
+#include <time.h>
 
 enum { group_max = 12, tokens_max = 48, meta_max = 40, scalars_max = 9 };
 
@@ -509,20 +510,50 @@ static void receive_bound(gln_comm_t *comm)
     free(o);
 }
 
+/* Opens an exchange in which every pair has one row. */
+static gln_exchange_t *one_row_each(gln_comm_t *comm, const world_t *w)
+{
+    gln_exchange_options_t options = options_of(w);
+    gln_exchange_t *x = NULL;
+    gln_exchange_received_t got;
+    outgoing_t *o = allocate(sizeof *o);
+    CHECK_OK(gln_exchange_open(comm, &options, &x));
+    o->send = (gln_exchange_send_t){o->rows, o->tokens, o->scalars, o->meta_bytes, o->meta};
+    for (int p = 0; p < w->local * w->group; p++)
+        o->rows[p] = 1;
+    CHECK_OK(gln_exchange_plan(x, &o->send, &got));
+    free(o);
+    return x;
+}
+
+/* Between calls the receive buffer is its owner's: peers that are early wait before they write. */
+static void late_receiver(gln_comm_t *comm)
+{
+    world_t w = world_of(comm, 12, 1, GLN_F32);
+    gln_exchange_t *x = one_row_each(comm, &w);
+    size_t bytes = (size_t)(w.local * w.group * w.hidden) * 4;
+    unsigned char *buffer = gln_exchange_receive_buffer(x);
+    void *in = allocate((size_t)(w.local * w.tokens * w.hidden) * 4);
+    for (int late = 0; late < w.ranks; late++) {
+        memset(buffer, 0x55, bytes);
+        CHECK_OK(gln_comm_barrier(comm));
+        if (late == w.rank) {
+            nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
+            for (size_t k = 0; k < bytes; k++)
+                CHECK(buffer[k] == 0x55, "byte %zu was written before dispatch", k);
+        }
+        CHECK_OK(gln_exchange_dispatch(x, in, buffer));
+    }
+    gln_exchange_close(x);
+    free(in);
+}
+
 /* A peer that does not come is named after the time that was set. */
 static void missing_peer(gln_comm_t *comm)
 {
     world_t w = world_of(comm, 12, 1, GLN_F32);
-    gln_exchange_options_t options = options_of(&w);
-    gln_exchange_t *x = NULL;
-    gln_exchange_received_t got;
-    outgoing_t *o = allocate(sizeof *o);
-    if (w.ranks == 1) return free(o);
-    CHECK_OK(gln_exchange_open(comm, &options, &x));
-    o->send = (gln_exchange_send_t){o->rows, o->tokens, o->scalars, o->meta_bytes, o->meta};
-    for (int p = 0; p < w.local * w.group; p++)
-        o->rows[p] = 1;
-    CHECK_OK(gln_exchange_plan(x, &o->send, &got));
+    if (w.ranks == 1) return;
+    gln_exchange_t *x = one_row_each(comm, &w);
     if (w.rank == 0) {
         void *in = allocate((size_t)(w.local * w.tokens * w.hidden) * 4);
         comm->timeout_ms = 50;
@@ -533,7 +564,6 @@ static void missing_peer(gln_comm_t *comm)
     }
     CHECK_OK(gln_comm_barrier(comm));
     gln_exchange_close(x);
-    free(o);
 }
 
 int main(void)
@@ -552,6 +582,7 @@ int main(void)
     pretended_nodes(comm);
     many_steps(comm);
     receive_bound(comm);
+    late_receiver(comm);
     missing_peer(comm);
     refusals(comm);
     open_errors(comm);

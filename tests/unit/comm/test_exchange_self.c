@@ -172,6 +172,10 @@ Test(exchange_self, options)
     refused(o, "f32 or f64");
     o = good, o.rows_max = 4;
     refused(o, "rows_max in [0, 3]");
+    o = good, o.received_rows_max = -1;
+    refused(o, "received_rows_max >= 0");
+    o = good, o.path = (gln_exchange_path_t)3;
+    refused(o, "a path of the list");
     o = good, o.scalars_max = -1;
     refused(o, "scalars_max");
     o = good, o.meta_bytes_max = (size_t)1 << 31;
