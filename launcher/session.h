@@ -25,6 +25,7 @@ enum { GLN_SESSION_TIMEOUT_MS = 600000 };
 typedef struct gln_session {
     gln_comm_t *comm; /* NULL until joined: then this process speaks for itself */
     int rank, ranks;
+    int64_t timeout_ms; /* bound on the start and the end of MPI; set by start, may be changed */
     bool working; /* the input was found good: from now on an I/O error is not the input's fault */
     bool spoken;  /* an error was printed by some rank: later ones follow from it */
     char message[GLN_SESSION_MESSAGE_MAX]; /* first error kept, "" if none */
