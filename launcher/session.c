@@ -45,10 +45,16 @@ static void speak(const gln_session_t *session, gln_status_t status)
     fflush(stderr);
 }
 
+static int64_t start_ms(const gln_session_t *session)
+{
+    int64_t timeout_ms = session->timeout_ms;
+    return timeout_ms > 0 && timeout_ms < GLN_SESSION_START_MS ? GLN_SESSION_START_MS : timeout_ms;
+}
+
 gln_status_t gln_session_join(gln_session_t *session)
 {
     gln_start_watch_t watch;
-    gln_start_watch_begin("start of MPI", session->timeout_ms, &watch);
+    gln_start_watch_begin("start of MPI", start_ms(session), &watch);
     gln_status_t status = gln_comm_open_world(&session->comm);
     gln_start_watch_end(&watch);
     if (status != GLN_OK) {
@@ -126,7 +132,7 @@ int gln_session_leave(gln_session_t *session, gln_status_t status)
     if (here == GLN_ERR_PEER && session->comm) end_job(session, here);
     fflush(stdout);
     gln_start_watch_t watch;
-    gln_start_watch_begin("end of MPI", session->timeout_ms, &watch);
+    gln_start_watch_begin("end of MPI", start_ms(session), &watch);
     gln_comm_close(session->comm);
     gln_start_watch_end(&watch);
     session->comm = NULL;

@@ -21,6 +21,8 @@ extern "C" {
 enum { GLN_SESSION_MESSAGE_MAX = 1024 };
 /* Bound on waits until the run file sets another (parallel.timeout_ms). */
 enum { GLN_SESSION_TIMEOUT_MS = 600000 };
+/* MPI needs seconds to start on a loaded machine: its start and end are given so long at least. */
+enum { GLN_SESSION_START_MS = 10000 };
 
 typedef struct gln_session {
     gln_comm_t *comm; /* NULL until joined: then this process speaks for itself */
