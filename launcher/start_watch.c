@@ -90,8 +90,8 @@ static void __attribute__((noreturn)) end_process(const gln_start_watch_t *watch
     find_stopped(&found);
     if (found.lowest < mine) nanosleep(&(struct timespec){.tv_nsec = BEHIND_MS * 1000000L}, NULL);
     fprintf(stderr, "gleaner: error: rank %d: %s did not arrive within %lld ms; operation %s\n",
-            mine, found.names[0] ? found.names : "a rank on another host",
-            (long long)watch->timeout_ms, watch->operation);
+            mine, found.names[0] ? found.names : "another rank", (long long)watch->timeout_ms,
+            watch->operation);
     fflush(stderr);
     for (int i = 0; i < found.count; i++)
         kill(found.pids[i], SIGKILL);
