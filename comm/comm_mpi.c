@@ -10,6 +10,7 @@
 #include "comm/roster_internal.h"
 
 #include "base/log.h"
+#include <mpi.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -383,7 +384,7 @@ static gln_status_t roster_join(mpi_comm_t *m, const gln_comm_t *parent)
     gln_comm_t *comm = &m->base;
     gln_status_t status = GLN_OK;
     if (!parent) {
-        status = gln_roster_open(m->comm, comm->rank, comm->size, comm->nodes, &comm->roster);
+        status = gln_roster_open(&m->comm, comm->rank, comm->size, comm->nodes, &comm->roster);
     } else {
         MPI_Group ours, theirs;
         int *here = calloc((size_t)comm->size, sizeof *here);

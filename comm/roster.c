@@ -15,12 +15,18 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
+
+struct gln_questions {
+    MPI_Comm comm;
+    MPI_Request answering; /* the last answer */
+};
 
 enum { LINE_BYTES = 64, QUESTION_TAG = 1, ANSWER_TAG = 2 };
 static const int64_t PROCESSES_NS = 100000000; /* between two looks at /proc */
@@ -113,19 +119,20 @@ static void answer(gln_roster_t *r)
 {
     MPI_Status from;
     int come = 0, sent = 0;
-    if (r->questions == MPI_COMM_NULL) return;
-    while (MPI_Test(&r->answering, &sent, MPI_STATUS_IGNORE) == MPI_SUCCESS && sent &&
-           MPI_Iprobe(MPI_ANY_SOURCE, QUESTION_TAG, r->questions, &come, &from) == MPI_SUCCESS &&
+    if (!r->questions) return;
+    while (MPI_Test(&r->questions->answering, &sent, MPI_STATUS_IGNORE) == MPI_SUCCESS && sent &&
+           MPI_Iprobe(MPI_ANY_SOURCE, QUESTION_TAG, r->questions->comm, &come, &from) ==
+               MPI_SUCCESS &&
            come) {
         char question;
-        if (MPI_Recv(&question, 1, MPI_BYTE, from.MPI_SOURCE, QUESTION_TAG, r->questions,
+        if (MPI_Recv(&question, 1, MPI_BYTE, from.MPI_SOURCE, QUESTION_TAG, r->questions->comm,
                      MPI_STATUS_IGNORE) != MPI_SUCCESS)
             return;
         for (int rank = 0; rank < r->size; rank++)
             if (is_here(r, rank))
                 r->report[r->place_on_node[rank]] = (signed char)presence_here(r, rank);
-        MPI_Isend(r->report, r->ranks_on_node, MPI_BYTE, from.MPI_SOURCE, ANSWER_TAG, r->questions,
-                  &r->answering);
+        MPI_Isend(r->report, r->ranks_on_node, MPI_BYTE, from.MPI_SOURCE, ANSWER_TAG,
+                  r->questions->comm, &r->questions->answering);
     }
 }
 
@@ -145,12 +152,13 @@ static int collect(gln_roster_t *r)
 {
     MPI_Status from;
     int come = 0;
-    while (MPI_Iprobe(MPI_ANY_SOURCE, ANSWER_TAG, r->questions, &come, &from) == MPI_SUCCESS &&
+    while (MPI_Iprobe(MPI_ANY_SOURCE, ANSWER_TAG, r->questions->comm, &come, &from) ==
+               MPI_SUCCESS &&
            come) {
         int count = 0, source = from.MPI_SOURCE;
         MPI_Get_count(&from, MPI_BYTE, &count);
         signed char *states = calloc((size_t)count + 1, 1);
-        if (!states || MPI_Recv(states, count, MPI_BYTE, source, ANSWER_TAG, r->questions,
+        if (!states || MPI_Recv(states, count, MPI_BYTE, source, ANSWER_TAG, r->questions->comm,
                                 MPI_STATUS_IGNORE) != MPI_SUCCESS) {
             free(states);
             return 1;
@@ -186,11 +194,11 @@ int gln_roster_ask(gln_roster_t *r, int64_t limit_ns)
     static const char question = '?';
     for (int rank = 0; rank < r->size; rank++)
         r->presence[rank] = (signed char)(is_here(r, rank) ? presence_here(r, rank) : GLN_SILENT);
-    if (r->questions == MPI_COMM_NULL) return 0;
+    if (!r->questions) return 0;
     for (int rank = 0; rank < r->size; rank++) {
         MPI_Request request;
-        if (!is_here(r, rank) && MPI_Isend(&question, 1, MPI_BYTE, rank, QUESTION_TAG, r->questions,
-                                           &request) == MPI_SUCCESS)
+        if (!is_here(r, rank) && MPI_Isend(&question, 1, MPI_BYTE, rank, QUESTION_TAG,
+                                           r->questions->comm, &request) == MPI_SUCCESS)
             MPI_Request_free(&request); /* whoever does not listen never takes it */
     }
     int64_t end = gln_clock_ns() + limit_ns;
@@ -250,8 +258,6 @@ static gln_roster_t *allocate(int rank, int size)
     r->users = 1;
     r->rank = rank;
     r->size = size;
-    r->questions = MPI_COMM_NULL;
-    r->answering = MPI_REQUEST_NULL;
     r->place.layer = -1;
     r->node = calloc((size_t)size, sizeof *r->node);
     r->place_on_node = calloc((size_t)size, sizeof *r->place_on_node);
@@ -296,13 +302,21 @@ static int exchange_cards(gln_roster_t *r, MPI_Comm comm, int lowest)
         r->page = NULL;
         number_nodes(r, NULL);
     }
-    if (code == MPI_SUCCESS && r->nodes_count > 1) code = MPI_Comm_dup(comm, &r->questions);
-    if (code == MPI_SUCCESS && r->questions != MPI_COMM_NULL)
-        MPI_Comm_set_errhandler(r->questions, MPI_ERRORS_RETURN);
+    if (code != MPI_SUCCESS || r->nodes_count == 1) return code;
+    struct gln_questions *questions = malloc(sizeof *questions);
+    if (!questions) return MPI_ERR_NO_MEM;
+    questions->answering = MPI_REQUEST_NULL;
+    code = MPI_Comm_dup(comm, &questions->comm);
+    if (code == MPI_SUCCESS) {
+        MPI_Comm_set_errhandler(questions->comm, MPI_ERRORS_RETURN);
+        r->questions = questions;
+    } else {
+        free(questions);
+    }
     return code;
 }
 
-gln_status_t gln_roster_open(MPI_Comm comm, int rank, int size, const int *nodes,
+gln_status_t gln_roster_open(const void *mpi_comm, int rank, int size, const int *nodes,
                              gln_roster_t **out)
 {
     gln_roster_t *r = allocate(rank, size);
@@ -312,7 +326,7 @@ gln_status_t gln_roster_open(MPI_Comm comm, int rank, int size, const int *nodes
         return gln_fail(GLN_ERR_MEMORY, "cannot allocate a list of %d ranks", size);
     }
     r->page_bytes = (size_t)r->ranks_on_node * LINE_BYTES + sizeof(verdict_t);
-    int code = exchange_cards(r, comm, lowest);
+    int code = exchange_cards(r, *(const MPI_Comm *)mpi_comm, lowest);
     if (code != MPI_SUCCESS) {
         gln_roster_release(r);
         return gln_fail(GLN_ERR_PEER, "the ranks cannot tell each other who they are: MPI error %d",
@@ -327,7 +341,8 @@ void gln_roster_release(gln_roster_t *r)
     int finalized = 0;
     if (!r || --r->users > 0) return;
     MPI_Finalized(&finalized);
-    if (!finalized && r->questions != MPI_COMM_NULL) MPI_Comm_free(&r->questions);
+    if (!finalized && r->questions) MPI_Comm_free(&r->questions->comm);
+    free(r->questions);
     if (r->page) munmap(r->page, r->page_bytes);
     free(r->report);
     free(r->presence);

@@ -4,7 +4,6 @@
 #define GLN_COMM_ROSTER_INTERNAL_H
 
 #include "comm/comm_internal.h"
-#include <mpi.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -42,14 +41,13 @@ struct gln_roster {
     char *page;               /* of this node: 64 bytes a rank, the first is 1 while it waits;
                                  behind them the verdict */
     size_t page_bytes;
-    MPI_Comm questions;    /* MPI_COMM_NULL with one node */
-    MPI_Request answering; /* the last answer */
-    int64_t look_ns;       /* when processes are looked at again */
+    struct gln_questions *questions; /* to other nodes; NULL with one node */
+    int64_t look_ns;                 /* when processes are looked at again */
     gln_place_t place;
 };
 
-/** COLLECTIVE over `comm`. @param nodes [P] node of every rank */
-gln_status_t gln_roster_open(MPI_Comm comm, int rank, int size, const int *nodes,
+/** COLLECTIVE. @param mpi_comm address of an MPI_Comm; @param nodes [P] node of every rank */
+gln_status_t gln_roster_open(const void *mpi_comm, int rank, int size, const int *nodes,
                              gln_roster_t **out);
 /** One user less; the last one closes it. Takes NULL. */
 void gln_roster_release(gln_roster_t *roster);

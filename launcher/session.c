@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "launcher/command.h"
+#include "launcher/start_watch.h"
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -30,6 +31,7 @@ void gln_session_start(gln_session_t *session)
 {
     memset(session, 0, sizeof *session);
     session->ranks = 1;
+    session->timeout_ms = GLN_SESSION_TIMEOUT_MS;
     gln_log_set_sink(sink, session);
 }
 
@@ -43,16 +45,25 @@ static void speak(const gln_session_t *session, gln_status_t status)
     fflush(stderr);
 }
 
+static int64_t start_ms(const gln_session_t *session)
+{
+    int64_t timeout_ms = session->timeout_ms;
+    return timeout_ms > 0 && timeout_ms < GLN_SESSION_START_MS ? GLN_SESSION_START_MS : timeout_ms;
+}
+
 gln_status_t gln_session_join(gln_session_t *session)
 {
+    gln_start_watch_t watch;
+    gln_start_watch_begin("start of MPI", start_ms(session), &watch);
     gln_status_t status = gln_comm_open_world(&session->comm);
+    gln_start_watch_end(&watch);
     if (status != GLN_OK) {
         session->comm = NULL;
         speak(session, status);
         session->spoken = true;
         return status;
     }
-    gln_comm_set_timeout(session->comm, GLN_SESSION_TIMEOUT_MS);
+    gln_comm_set_timeout(session->comm, session->timeout_ms);
     session->rank = gln_comm_rank(session->comm);
     session->ranks = gln_comm_size(session->comm);
     return GLN_OK;
@@ -116,9 +127,14 @@ int gln_session_exit_status(gln_status_t status, bool working)
 
 int gln_session_leave(gln_session_t *session, gln_status_t status)
 {
-    if (status == GLN_ERR_PEER && session->comm) end_job(session, status);
+    gln_status_t here =
+        session->comm && status != GLN_ERR_PEER ? gln_comm_barrier(session->comm) : status;
+    if (here == GLN_ERR_PEER && session->comm) end_job(session, here);
     fflush(stdout);
+    gln_start_watch_t watch;
+    gln_start_watch_begin("end of MPI", start_ms(session), &watch);
     gln_comm_close(session->comm);
+    gln_start_watch_end(&watch);
     session->comm = NULL;
     gln_log_set_sink(NULL, NULL);
     return gln_session_exit_status(status, session->working);

@@ -21,10 +21,13 @@ extern "C" {
 enum { GLN_SESSION_MESSAGE_MAX = 1024 };
 /* Bound on waits until the run file sets another (parallel.timeout_ms). */
 enum { GLN_SESSION_TIMEOUT_MS = 600000 };
+/* MPI needs seconds to start on a loaded machine: its start and end are given so long at least. */
+enum { GLN_SESSION_START_MS = 10000 };
 
 typedef struct gln_session {
     gln_comm_t *comm; /* NULL until joined: then this process speaks for itself */
     int rank, ranks;
+    int64_t timeout_ms; /* bound on the start and the end of MPI; set by start, may be changed */
     bool working; /* the input was found good: from now on an I/O error is not the input's fault */
     bool spoken;  /* an error was printed by some rank: later ones follow from it */
     char message[GLN_SESSION_MESSAGE_MAX]; /* first error kept, "" if none */

@@ -274,6 +274,8 @@ int gln_command_train(const gln_arguments_t *arguments)
     t->source = (gln_source_t){arguments->operands[0], arguments->sets, arguments->sets_count};
     t->json = arguments->given[GLN_OPTION_JSON];
     gln_session_start(&t->session);
+    t->session.timeout_ms = gln_run_options_timeout(t->source.path, t->source.sets,
+                                                    t->source.sets_count, t->session.timeout_ms);
     gln_status_t status = gln_session_join(&t->session);
     if (status != GLN_OK) return gln_session_leave(&t->session, status);
     t->speaks = t->session.rank == 0;

@@ -1,6 +1,7 @@
 /* The schema of a run file, and the rules that involve several keys. */
 #include "moe/run_options.h"
 
+#include "base/log.h"
 #include "moe/run_router.h"
 
 #include <math.h>
@@ -255,6 +256,23 @@ gln_status_t gln_run_options_load(const char *path, const char *const *overrides
         run.model.dense_hidden = run.router.k * run.model.expert_hidden;
     *out = run;
     return GLN_OK;
+}
+
+int64_t gln_run_options_timeout(const char *path, const char *const *overrides, int overrides_count,
+                                int64_t otherwise)
+{
+    gln_run_options_t run;
+    gln_config_t *config = NULL;
+    int count = 0;
+    memset(&run, 0, sizeof run);
+    gln_run_fields(&count);
+    gln_log_hold(1); /* what is wrong with the file is reported when it is loaded */
+    gln_status_t status =
+        gln_config_load(fields, count, path, overrides, overrides_count, &run, sizeof run, &config);
+    gln_log_hold(0);
+    if (status != GLN_OK) return otherwise;
+    gln_config_close(config);
+    return run.parallel.timeout_ms;
 }
 
 gln_model_options_t gln_run_model_options(const gln_run_options_t *run)

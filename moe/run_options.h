@@ -71,6 +71,11 @@ const gln_config_field_t *gln_run_fields(int *count);
 gln_status_t gln_run_options_load(const char *path, const char *const *overrides,
                                   int overrides_count, int ranks, gln_run_options_t *out);
 
+/** parallel.timeout_ms of a run file that is not checked yet; `otherwise` where it cannot be told.
+ */
+int64_t gln_run_options_timeout(const char *path, const char *const *overrides, int overrides_count,
+                                int64_t otherwise);
+
 /** The model part in the form gln_model_open takes. */
 gln_model_options_t gln_run_model_options(const gln_run_options_t *run);
 

@@ -78,7 +78,7 @@ typedef struct one_case {
 static const one_case_t cases[] = {
     {"barrier", barrier},     {"messages", messages},   {"broadcast", broadcast},
     {"allgather", allgather}, {"all-to-all", alltoall}, {"sum", sum},
-    {"agreement", agree},     {"agreement", tree},       {"barrier", split},
+    {"agreement", agree},     {"agreement", tree},      {"barrier", split},
 };
 
 static gln_comm_t *open_comm(int64_t limit_ms)
