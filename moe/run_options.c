@@ -110,8 +110,9 @@ static const gln_config_field_t fields[] = {
     INT(parallel.domains, 0, 1 << 20, "0", "domains D, part of the run's meaning; 0: one per rank"),
     INT(parallel.expert_replicas, 1, 1 << 20, "1", "replica groups R"),
     INT(parallel.threads, 0, 1024, "0", "threads per rank; 0: the cores this rank may use"),
-    CHOICE(parallel.bind, binds, "auto",
-           "auto: give each rank cores of its own and the memory next to them where none were given"),
+    CHOICE(
+        parallel.bind, binds, "auto",
+        "auto: give each rank cores of its own and the memory next to them where none were given"),
     INT(parallel.timeout_ms, 0, 1e12, "600000",
         "a rank awaited longer than this ends the job, which names it; 0: wait for ever"),
     CHOICE(parallel.backend, backends, "cpu", "kernels: cpu (oneDNN) or ref (slow, plain C)"),
