@@ -44,7 +44,7 @@ static const gln_option_text_t texts[GLN_OPTIONS] = {
     [GLN_OPTION_COPIES] = {"--copies", "WHAT",
                            "between nodes a token travels once per domain (default) or node"},
     [GLN_OPTION_SOURCES] = {"--sources", "WHAT",
-                            "tokens come from the domains recorded (default), or from any alike"},
+                            "tokens come from any domain alike (default), or as recorded"},
     [GLN_OPTION_IMBALANCE] = {"--imbalance", "X",
                               "load of a domain over the mean to stay below; default: 1.1"},
     [GLN_OPTION_PLACEMENT] = {"--out", "FILE", "write the placement (docs/placement.md)"},

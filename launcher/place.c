@@ -106,7 +106,7 @@ static gln_status_t read_word(const gln_arguments_t *arguments, gln_option_t opt
 
 static gln_status_t load_shape(const gln_arguments_t *arguments, place_t *p)
 {
-    int by_node = 0;
+    int by_node = 0, recorded = 0;
     gln_recorded_t first = gln_recording_get(p->recording, 0);
     gln_placement_shape_t *s = &p->head.shape;
     int64_t nodes, domains = p->run.parallel.domains;
@@ -123,8 +123,9 @@ static gln_status_t load_shape(const gln_arguments_t *arguments, place_t *p)
                         (long long)domains, (long long)nodes);
     status = read_word(arguments, GLN_OPTION_COPIES, "domain", "node", &by_node);
     if (status == GLN_OK)
-        status = read_word(arguments, GLN_OPTION_SOURCES, "recorded", "any", &s->any_source);
+        status = read_word(arguments, GLN_OPTION_SOURCES, "any", "recorded", &recorded);
     if (status != GLN_OK) return status;
+    s->any_source = !recorded;
     s->copies = by_node ? GLN_COPIES_NODE : GLN_COPIES_DOMAIN;
     s->domains = (int)domains;
     s->groups = (int)p->run.parallel.expert_replicas;

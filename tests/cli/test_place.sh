@@ -33,7 +33,7 @@ PY
 python3 make.py || exit 1
 
 echo "# planted"
-must_run 0 place planted.safetensors --nodes 2 --out placed.json --json
+must_run 0 place planted.safetensors --nodes 2 --sources recorded --out placed.json --json
 cp out planted
 python3 - <<'PY' || fail "planted sets were not found"
 import json
@@ -57,13 +57,13 @@ PY
 for key in $(grep -oE '"[a-z_]+":' planted | tr -d '":' | sort -u); do
     grep -qE "\`$key\`" "$source_dir/docs/json.md" || fail "docs/json.md lacks the key $key"
 done
-must_run 0 place planted.safetensors --nodes 2 --copies node
+must_run 0 place planted.safetensors --nodes 2 --sources recorded --copies node
 grep -qE '^all +chosen .* 100\.0 %' out || fail "text: no sum with 100 % saved"
 must_run 0 place planted.safetensors --nodes 1 --set parallel.threads=3 --json
 grep -qF '"far_domain_rows":0,"far_node_rows":0' out || fail "one node: rows between nodes"
 
-# from any domain alike: sets of experts that are used together are still found, but not who uses them
-must_run 0 place planted.safetensors --nodes 2 --sources any --copies node --json
+# from any domain alike, the default: sets of experts that are used together are still found, but not who uses them
+must_run 0 place planted.safetensors --nodes 2 --copies node --json
 python3 - "$work/out" <<'PY' || fail "--sources any: sets were torn"
 import json, sys
 line = json.loads(open(sys.argv[1]).readline())
@@ -72,9 +72,9 @@ assert line["sources"] == "any" and len(set(nodes[0::2])) == len(set(nodes[1::2]
 PY
 
 echo "# recorded"
-must_run 0 place "$recorded" --nodes 2 --set router.k=2 --json
+must_run 0 place "$recorded" --nodes 2 --sources recorded --set router.k=2 --json
 cp out first
-must_run 0 place "$recorded" --nodes 2 --set router.k=2 --set parallel.threads=3 --json
+must_run 0 place "$recorded" --nodes 2 --sources recorded --set router.k=2 --set parallel.threads=3 --json
 cmp -s out first || fail "two calls, two placements"
 python3 - <<'PY' || fail "recorded: not better where it was chosen"
 import json
@@ -103,7 +103,7 @@ refuse "no nodes" '--nodes N' place planted.safetensors
 refuse "nodes" 'must divide the 4 domains' place planted.safetensors --nodes 3
 refuse "many nodes" '--nodes' place planted.safetensors --nodes 5
 refuse "copies" 'domain or node' place planted.safetensors --nodes 2 --copies rank
-refuse "sources" 'recorded or any' place planted.safetensors --nodes 2 --sources some
+refuse "sources" 'any or recorded' place planted.safetensors --nodes 2 --sources some
 refuse "imbalance" '--imbalance' place planted.safetensors --nodes 2 --imbalance 0.5
 refuse "no recording" 'none.safetensors' place none.safetensors --nodes 2
 refuse "experts" '8 experts' place planted.safetensors --nodes 2 --set model.experts=16
