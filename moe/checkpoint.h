@@ -48,6 +48,17 @@ gln_status_t gln_checkpoint_write(const char *folder, const gln_params_t *params
 gln_status_t gln_checkpoint_read(const char *folder, gln_params_t *params,
                                  gln_checkpoint_field_t *fields, int fields_count);
 
+/** Where a parameter's weights come from in the checkpoint of another model. Not called for
+ * moments.
+ *  @param name [GLN_PARAM_NAME_MAX] out; @return 1; 0: the parameter is left as it is */
+typedef int (*gln_checkpoint_source_t)(const gln_param_t *param, char *name);
+
+/** As gln_checkpoint_read, but weights alone, from the tensors that `source` names; tensors that it
+ * names none for are verified and passed over. */
+gln_status_t gln_checkpoint_read_as(const char *folder, gln_params_t *params,
+                                    gln_checkpoint_field_t *fields, int fields_count,
+                                    gln_checkpoint_source_t source);
+
 /** The newest complete checkpoint in a run folder: `run/checkpoints/step-XXXXXXXX` (8 or more
  * decimal digits) with the highest number. Incomplete (".partial") ones and ones without a manifest
  * are passed over.

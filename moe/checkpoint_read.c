@@ -22,6 +22,7 @@ typedef struct reading {
     gln_params_t *params;
     gln_checkpoint_field_t *fields;
     int fields_count;
+    gln_checkpoint_source_t source; /* NULL: every parameter from its own tensors */
     gln_manifest_t manifest;
     gln_safetensors_t **files; /* [files_count] those that this rank opened */
 } reading_t;
@@ -39,6 +40,14 @@ static gln_status_t differs(const reading_t *r, const char *format, ...)
     return gln_fail(GLN_ERR_CHECKPOINT,
                     "%s: %s; it belongs to another model: check the config or the path", r->folder,
                     what);
+}
+
+/* Name of the tensor for weights (s = 0) or a moment; 0 if none is wanted. */
+static int stored_name(const reading_t *r, const gln_param_t *param, int s, char *name)
+{
+    if (r->source) return s == 0 && r->source(param, name);
+    snprintf(name, GLN_TENSOR_NAME_MAX, "%s%s", param->name, suffixes[s]);
+    return 1;
 }
 
 /* ---- rank 0: does the manifest describe these parameters? ------------------------------------ */
@@ -92,7 +101,7 @@ static gln_status_t check_param(const reading_t *r, const gln_param_t *param, in
     char name[GLN_TENSOR_NAME_MAX], expected[GLN_SHAPE_TEXT_MAX], found[GLN_SHAPE_TEXT_MAX];
     const char *dtype = gln_safetensors_dtype(r->params->acc);
     for (int s = 0; s < SUFFIXES_COUNT; s++) {
-        snprintf(name, sizeof name, "%s%s", param->name, suffixes[s]);
+        if (!stored_name(r, param, s, name)) continue;
         int t = gln_manifest_find(&r->manifest, name);
         if (t >= 0) known[t] = 1;
         if (s > 0 && !training) continue;
@@ -118,7 +127,7 @@ static gln_status_t check_tensors(const reading_t *r)
     for (int i = 0; i < r->params->count && status == GLN_OK; i++)
         status = check_param(r, &r->params->items[i], training, known);
     for (int t = 0; t < r->manifest.tensors_count && status == GLN_OK; t++)
-        if (!known[t])
+        if (!known[t] && !r->source)
             status =
                 differs(r, "expected no tensor '%.80s', found one", r->manifest.tensors[t].name);
     free(known);
@@ -177,7 +186,7 @@ static void mark_needed(const reading_t *r, char *needed)
     int suffixes_count = r->params->dense_grad ? SUFFIXES_COUNT : 1;
     for (int i = 0; i < r->params->count; i++)
         for (int s = 0; r->params->items[i].local && s < suffixes_count; s++) {
-            snprintf(name, sizeof name, "%s%s", r->params->items[i].name, suffixes[s]);
+            if (!stored_name(r, &r->params->items[i], s, name)) continue;
             int t = gln_manifest_find(&r->manifest, name);
             GLN_ASSERT(t >= 0); /* rank 0 has checked */
             needed[r->manifest.tensors[t].file] = 1;
@@ -205,12 +214,11 @@ static gln_status_t open_files(reading_t *r)
     return status;
 }
 
-static void copy_tensor(const reading_t *r, const gln_param_t *param, const char *suffix, void *to)
+static void copy_tensor(const reading_t *r, const gln_param_t *param, int s, void *to)
 {
     char name[GLN_TENSOR_NAME_MAX];
     gln_tensor_entry_t entry;
-    if (!to) return;
-    snprintf(name, sizeof name, "%s%s", param->name, suffix);
+    if (!to || !stored_name(r, param, s, name)) return;
     int t = gln_manifest_find(&r->manifest, name);
     GLN_ASSERT(t >= 0 && gln_safetensors_find(r->files[r->manifest.tensors[t].file], name, &entry));
     memcpy(to, entry.tensor.data, (size_t)param->count * gln_dtype_bytes(r->params->acc));
@@ -220,19 +228,23 @@ static void copy_all(reading_t *r)
 {
     for (int i = 0; i < r->params->count; i++) {
         const gln_param_t *param = &r->params->items[i];
-        copy_tensor(r, param, suffixes[0], gln_param_w(r->params, param));
-        copy_tensor(r, param, suffixes[1], gln_param_m(r->params, param));
-        copy_tensor(r, param, suffixes[2], gln_param_v(r->params, param));
+        copy_tensor(r, param, 0, gln_param_w(r->params, param));
+        copy_tensor(r, param, 1, gln_param_m(r->params, param));
+        copy_tensor(r, param, 2, gln_param_v(r->params, param));
     }
     for (int i = 0; i < r->fields_count; i++)
         if (!r->fields[i].is_model) gln_manifest_field(&r->manifest, &r->fields[i]);
 }
 
-gln_status_t gln_checkpoint_read(const char *folder, gln_params_t *params,
-                                 gln_checkpoint_field_t *fields, int fields_count)
+gln_status_t gln_checkpoint_read_as(const char *folder, gln_params_t *params,
+                                    gln_checkpoint_field_t *fields, int fields_count,
+                                    gln_checkpoint_source_t source)
 {
-    reading_t r = {
-        .folder = folder, .params = params, .fields = fields, .fields_count = fields_count};
+    reading_t r = {.folder = folder,
+                   .params = params,
+                   .fields = fields,
+                   .fields_count = fields_count,
+                   .source = source};
     int speaker;
     gln_status_t status = gln_comm_agree(params->parallel->comm, share_manifest(&r), &speaker);
     if (status != GLN_OK) goto close_files;
@@ -244,4 +256,10 @@ close_files:
     free(r.files);
     gln_manifest_close(&r.manifest);
     return status;
+}
+
+gln_status_t gln_checkpoint_read(const char *folder, gln_params_t *params,
+                                 gln_checkpoint_field_t *fields, int fields_count)
+{
+    return gln_checkpoint_read_as(folder, params, fields, fields_count, NULL);
 }

@@ -139,6 +139,9 @@ static const gln_config_field_t fields[] = {
     REAL(train.clip, 0, 1e9, "1.0", "bound on the global gradient norm; 0: none"),
     INT(train.log_every, 1, LARGE, "10", "steps between progress lines"),
     INT(train.checkpoint_every, 0, 1e12, "0", "steps between checkpoints; 0: only at the end"),
+    TEXT(train.upcycle, "",
+         "run or checkpoint folder of a dense model (model.experts: 1): every expert starts as a "
+         "copy of its feed-forward; empty: none"),
 
     TEXT(data.train, NULL, "training text or token file"),
     TEXT(data.valid, "", "validation text or token file; empty: none"),

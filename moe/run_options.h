@@ -43,6 +43,7 @@ typedef struct gln_run_options {
         int64_t steps, batch, accumulation, seed, warmup_steps, decay_steps;
         double lr, lr_min, beta1, beta2, eps, weight_decay, clip;
         int64_t log_every, checkpoint_every;
+        char upcycle[GLN_CONFIG_TEXT_MAX]; /* a checkpoint or run folder; empty: none */
     } train;
     struct {
         char train[GLN_CONFIG_TEXT_MAX], valid[GLN_CONFIG_TEXT_MAX];

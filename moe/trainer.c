@@ -147,6 +147,16 @@ static gln_status_t open_models(gln_trainer_t *x)
     return gln_comm_agree(x->comm, status, &rank);
 }
 
+/* A run that has a checkpoint goes on from that one: the dense model may be gone by then. */
+static gln_status_t open_start(gln_trainer_t *x)
+{
+    int found = 0;
+    if (x->mode != GLN_TRAINER_TRAIN || !x->run.train.upcycle[0]) return GLN_OK;
+    x->upcycle_due = 1;
+    gln_status_t status = gln_trainer_find(x, &found);
+    return status == GLN_OK && !found ? gln_trainer_upcycle(x) : status;
+}
+
 gln_status_t gln_trainer_open(gln_comm_t *comm, const gln_run_options_t *run,
                               gln_trainer_mode_t mode, gln_trainer_t **out)
 {
@@ -162,11 +172,12 @@ gln_status_t gln_trainer_open(gln_comm_t *comm, const gln_run_options_t *run,
     if (status == GLN_OK) status = open_kernels(x);
     if (status == GLN_OK) status = open_placement(x);
     if (status == GLN_OK) status = open_models(x);
+    if (status == GLN_OK) gln_params_init(gln_model_params(x->model), (uint64_t)run->train.seed);
+    if (status == GLN_OK) status = open_start(x);
     if (status != GLN_OK) {
         gln_trainer_close(x);
         return status;
     }
-    gln_params_init(gln_model_params(x->model), (uint64_t)run->train.seed);
     *out = x;
     return GLN_OK;
 }
@@ -280,6 +291,10 @@ gln_status_t gln_trainer_step(gln_trainer_t *x, gln_step_report_t *report)
     memset(&r, 0, sizeof r);
     if (!x->optimizer)
         return gln_fail(GLN_ERR_ARGUMENT, "this trainer was not opened for training");
+    if (x->upcycle_due) { /* the caller did not resume */
+        gln_status_t loaded = gln_trainer_upcycle(x);
+        if (loaded != GLN_OK) return loaded;
+    }
     gln_comm_set_step(x->comm, x->at + 1);
     gln_params_zero_grad(gln_model_params(x->model));
     gln_model_reset_load(x->model);

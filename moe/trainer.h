@@ -42,10 +42,11 @@ typedef enum gln_trainer_mode {
 } gln_trainer_mode_t;
 
 /** Open data, kernels (with run->parallel.threads threads, 0: 1), model; initialise weights from
- * the seed.
+ * the seed. With train.upcycle, to train: from that dense model (moe/upcycle.h), but where run.dir
+ * holds a checkpoint only in the first step, and not at all after resume.
  *  @param comm borrowed until close
- *  @return GLN_OK; GLN_ERR_CONFIG, GLN_ERR_DATA, GLN_ERR_ARGUMENT, GLN_ERR_MEMORY, GLN_ERR_BACKEND.
- */
+ *  @return GLN_OK; GLN_ERR_CONFIG, GLN_ERR_DATA, GLN_ERR_ARGUMENT, GLN_ERR_MEMORY,
+ * GLN_ERR_BACKEND; of the dense model GLN_ERR_CHECKPOINT, GLN_ERR_IO. */
 gln_status_t gln_trainer_open(gln_comm_t *comm, const gln_run_options_t *run,
                               gln_trainer_mode_t mode, gln_trainer_t **out);
 void gln_trainer_close(gln_trainer_t *trainer); /* takes NULL */

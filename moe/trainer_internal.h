@@ -26,6 +26,13 @@ struct gln_trainer {
     int32_t *ids, *target;    /* [local_domains * sequences, S] */
     gln_recorder_t *recorder; /* NULL: nothing is recorded */
     int64_t at;               /* optimizer steps done */
+    int upcycle_due;          /* train.upcycle is set and nothing was loaded yet */
+    int64_t upcycled;         /* mark of the dense checkpoint the run began with; 0: none */
 };
+
+/** Whether run.dir holds a checkpoint, the same on every rank. COLLECTIVE. */
+gln_status_t gln_trainer_find(gln_trainer_t *trainer, int *found);
+/** Load the dense model of train.upcycle. COLLECTIVE. */
+gln_status_t gln_trainer_upcycle(gln_trainer_t *trainer);
 
 #endif

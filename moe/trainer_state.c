@@ -2,6 +2,7 @@
 #include "base/log.h"
 #include "moe/file.h"
 #include "moe/trainer_internal.h"
+#include "moe/upcycle.h"
 
 #include <dirent.h>
 #include <limits.h>
@@ -89,9 +90,10 @@ gln_status_t gln_trainer_save(gln_trainer_t *x, char *path, size_t size)
 {
     char folder[GLN_CONFIG_TEXT_MAX + 16], target[GLN_CONFIG_TEXT_MAX + 48];
     gln_checkpoint_field_t f[FIELDS_MAX];
-    const int n = make_fields(&x->run, f);
+    int n = make_fields(&x->run, f);
     gln_status_t status = GLN_OK;
     int rank = 0, exists = 0;
+    if (x->upcycled) put(f, &n, GLN_UPCYCLE_FIELD, 0, x->upcycled);
     f[STATE_STEP].integer = x->at;
     f[STATE_DATA].integer = x->train ? (int64_t)gln_data_hash(x->train) : 0;
     snprintf(folder, sizeof folder, "%s/checkpoints", x->run.run.dir);
@@ -111,6 +113,32 @@ gln_status_t gln_trainer_save(gln_trainer_t *x, char *path, size_t size)
     if (path) snprintf(path, size, "%s", target);
     status = gln_comm_barrier(x->comm);
     gln_comm_set_place(x->comm, NULL, -1);
+    return status;
+}
+
+/* ---- start --------------------------------------------------------------------------------------
+ */
+
+gln_status_t gln_trainer_find(gln_trainer_t *x, int *found)
+{
+    char folder[GLN_CONFIG_TEXT_MAX + 16];
+    struct dirent **entries = NULL;
+    snprintf(folder, sizeof folder, "%s/checkpoints", x->run.run.dir);
+    int n = x->parallel.rank == 0 ? scandir(folder, &entries, is_checkpoint, alphasort) : 0;
+    for (int i = 0; i < n; i++)
+        free(entries[i]);
+    free(entries);
+    *found = n > 0;
+    return gln_comm_broadcast(x->comm, found, sizeof *found, 0);
+}
+
+gln_status_t gln_trainer_upcycle(gln_trainer_t *x)
+{
+    gln_checkpoint_field_t f[FIELDS_MAX];
+    const int n = make_fields(&x->run, f);
+    gln_status_t status =
+        gln_upcycle_read(x->run.train.upcycle, gln_model_params(x->model), f, n, &x->upcycled);
+    if (status == GLN_OK) x->upcycle_due = 0;
     return status;
 }
 
@@ -144,17 +172,13 @@ gln_status_t gln_trainer_resume(gln_trainer_t *x, const char *path)
     char newest[PATH_MAX] = "";
     gln_checkpoint_field_t f[FIELDS_MAX];
     const int n = make_fields(&x->run, f);
-    int rank = 0;
+    int rank = 0, found = 0;
+    int64_t upcycled = 0;
     gln_status_t status = GLN_OK;
     if (!path) {
-        char folder[GLN_CONFIG_TEXT_MAX + 16];
-        struct dirent **entries = NULL;
-        snprintf(folder, sizeof folder, "%s/checkpoints", x->run.run.dir);
-        int found = x->parallel.rank == 0 ? scandir(folder, &entries, is_checkpoint, alphasort) : 0;
-        for (int i = 0; i < found; i++)
-            free(entries[i]);
-        free(entries);
-        if (found > 0) path = x->run.run.dir;
+        status = gln_trainer_find(x, &found);
+        if (status != GLN_OK) return status;
+        if (found && x->parallel.rank == 0) path = x->run.run.dir;
     }
     if (path) status = gln_checkpoint_resolve(path, newest);
     status = gln_comm_agree(x->comm, status, &rank);
@@ -164,10 +188,15 @@ gln_status_t gln_trainer_resume(gln_trainer_t *x, const char *path)
     f[STATE_DATA].integer = 0;
     status = gln_checkpoint_fields(path, f, STATE_COUNT);
     if (status == GLN_OK) status = check_state(x, path, f);
+    if (status == GLN_OK && x->mode == GLN_TRAINER_TRAIN)
+        status = gln_upcycle_check(path, x->run.train.upcycle, &upcycled);
     status = gln_comm_agree(x->comm, status, &rank);
     if (status == GLN_OK) status = gln_checkpoint_read(path, gln_model_params(x->model), f, n);
-    if (status == GLN_OK) x->at = f[STATE_STEP].integer;
-    return status;
+    if (status != GLN_OK) return status;
+    x->at = f[STATE_STEP].integer;
+    x->upcycled = upcycled;
+    x->upcycle_due = 0;
+    return GLN_OK;
 }
 
 /* ---- a model out of a checkpoint ----------------------------------------------------------------
