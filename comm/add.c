@@ -27,7 +27,7 @@ GLN_CLONES static void add_bf16(const uint16_t *lower, const uint16_t *upper, in
 {
 #pragma GCC ivdep
     for (int64_t i = 0; i < n; i++)
-        out[i] = gln_bf16_round(gln_bf16_widen(lower[i]) + gln_bf16_widen(upper[i]));
+        out[i] = gln_bf16_round(gln_bf16_load(lower[i]) + gln_bf16_load(upper[i]));
 }
 
 void gln_comm_add(const void *lower, const void *upper, int64_t n, gln_dtype_t dtype, void *out)

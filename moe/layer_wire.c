@@ -27,7 +27,7 @@ GLN_CLONES static void round_block(const float *from, int64_t n, uint16_t *to)
 GLN_CLONES static void widen_block(const uint16_t *from, int64_t n, float *to)
 {
     for (int64_t i = 0; i < n; ++i)
-        to[i] = gln_bf16_widen(from[i]);
+        to[i] = gln_bf16_load(from[i]);
 }
 
 static int64_t block_of(const convert_t *c, int task, int64_t *first)
