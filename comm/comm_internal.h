@@ -111,7 +111,7 @@ gln_status_t gln_comm_late(gln_comm_t *comm, const int *ranks, int count);
  */
 gln_status_t gln_comm_scratch(gln_comm_t *comm, size_t bytes);
 
-/** out = lower + upper, n elements of F32 or F64. `out` may be either operand, no other overlap. */
+/** out = lower + upper, n elements, rounded to dtype. `out` may be either operand, no other overlap. */
 void gln_comm_add(const void *lower, const void *upper, int64_t n, gln_dtype_t dtype, void *out);
 
 #ifdef __cplusplus

@@ -285,7 +285,7 @@ gln_status_t gln_exchange_scalars(gln_exchange_t *x, const void *in, void *out)
     int pairs = x->local * x->group;
     GLN_ASSERT(in || flow->received_offset[pairs] == 0);
     GLN_ASSERT(out || flow->sent_offset[pairs] == 0);
-    size_t unit = x->element_bytes;
+    size_t unit = x->scalar_bytes;
     x->comm->place->operation = "scalars";
     status = backward(x, flow, unit, in);
     x->comm->place->operation = NULL;

@@ -45,7 +45,7 @@ typedef struct gln_exchange_options {
     int groups;            /* R; divides D; P divides R or R divides P. 0: 1 */
     int64_t tokens;        /* T of one domain */
     int64_t hidden;        /* H */
-    gln_dtype_t dtype;     /* of rows: F32 or F64 */
+    gln_dtype_t dtype;     /* of rows; scalars are of acc(dtype) */
     int64_t rows_max;      /* rows of one (source, destination) pair at most, <= T */
     int64_t scalars_max;   /* scalars of one (source, destination) pair at most */
     size_t meta_bytes_max; /* metadata bytes of one (source, destination) pair at most */

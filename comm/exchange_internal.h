@@ -64,7 +64,7 @@ struct gln_exchange {
     int group;       /* G */
     int group_ranks; /* ranks that share a group: G/Dl, or 1 when a rank hosts whole groups */
     int rank_first;  /* lowest rank of this rank's group */
-    size_t row_bytes, element_bytes;
+    size_t row_bytes, scalar_bytes;
     int planned;
 
     gln_exchange_flow_t rows, scalars, meta;

@@ -35,8 +35,9 @@ static gln_status_t options_check(const gln_comm_t *comm, const gln_exchange_opt
             "exchange: of the number of ranks (P = %d) and of replica groups (R = %d) one "
             "must divide the other",
             ranks, o->groups);
-    if (o->dtype != GLN_F32 && o->dtype != GLN_F64)
-        return gln_fail(GLN_ERR_ARGUMENT, "exchange: expected rows of f32 or f64, found dtype %d",
+    if (o->dtype != GLN_F32 && o->dtype != GLN_BF16 && o->dtype != GLN_F64)
+        return gln_fail(GLN_ERR_ARGUMENT,
+                        "exchange: expected rows of f32, bf16 or f64, found dtype %d",
                         (int)o->dtype);
     if (o->rows_max < 0 || o->rows_max > o->tokens || o->scalars_max < 0 ||
         o->scalars_max > INT32_MAX || o->meta_bytes_max > INT32_MAX || o->received_rows_max < 0 ||
@@ -103,7 +104,7 @@ static void layout(gln_exchange_t *x, gln_arena_t *arena)
     for (int s = 0; s < x->local; s++)
         for (int j = 0; j < x->group; j++)
             staged += !gln_exchange_direct(x, &x->rows, s, j);
-    size_t stage = remote * largest((size_t)o->scalars_max * x->element_bytes, o->meta_bytes_max);
+    size_t stage = remote * largest((size_t)o->scalars_max * x->scalar_bytes, o->meta_bytes_max);
     x->stage = gln_arena_take(arena, largest(stage, staged * (size_t)o->rows_max * x->row_bytes));
     if (x->node.nodes > 0) gln_exchange_node_layout(x, arena);
 }
@@ -130,8 +131,8 @@ gln_status_t gln_exchange_open(gln_comm_t *comm, const gln_exchange_options_t *o
         x->group = o.domains / o.groups;
         x->group_ranks = x->group > x->local ? x->group / x->local : 1;
         x->rank_first = comm->rank / x->group_ranks * x->group_ranks;
-        x->element_bytes = gln_dtype_bytes(o.dtype);
-        x->row_bytes = (size_t)o.hidden * x->element_bytes;
+        x->scalar_bytes = gln_dtype_bytes(gln_dtype_acc(o.dtype));
+        x->row_bytes = (size_t)o.hidden * gln_dtype_bytes(o.dtype);
         x->record = 1 + (x->group_ranks > 1 ? 3 * x->local * x->local : 0);
         x->receive_max = (int64_t)x->local * x->group * o.rows_max;
         if (o.received_rows_max > 0 && o.received_rows_max < x->receive_max)

@@ -182,8 +182,11 @@ gln_status_t gln_comm_tree_sum(gln_comm_t *comm, void *const *parts, int local, 
             "n = %lld",
             local, (long long)n);
     if (dtype != GLN_F32 && dtype != GLN_F64)
-        return gln_fail(GLN_ERR_ARGUMENT, "gln_comm_tree_sum: expected f32 or f64, found dtype %d",
-                        (int)dtype);
+        return gln_fail(
+            GLN_ERR_ARGUMENT,
+            "gln_comm_tree_sum: expected f32 or f64, found dtype %s: sums over ranks are made "
+            "in full precision",
+            gln_dtype_name(dtype));
     if (n == 0) return GLN_OK;
     for (int i = 0; i < local; i++)
         if (!parts[i]) return gln_fail(GLN_ERR_ARGUMENT, "gln_comm_tree_sum: part %d is NULL", i);

@@ -54,8 +54,9 @@ static const gln_option_text_t texts[GLN_OPTIONS] = {
     [GLN_OPTION_RANKS] = {"--ranks", "N",
                           "plan N ranks on the machine; default: its GPUs, else its NUMA nodes"},
     [GLN_OPTION_SVG] = {"--svg", "FILE", "draw the same into this file"},
-    [GLN_OPTION_HIDDEN] = {"--hidden", "H", "columns of a row, F32; default: 256"},
+    [GLN_OPTION_HIDDEN] = {"--hidden", "H", "columns of a row; default: as many as make 1 KiB"},
     [GLN_OPTION_BYTES] = {"--bytes", "N", "largest number of bytes per peer; default: 33554432"},
+    [GLN_OPTION_DTYPE] = {"--dtype", "TYPE", "elements of a row: f32 (default) or bf16"},
 };
 
 const gln_option_text_t *gln_option_text(gln_option_t option)

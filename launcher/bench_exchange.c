@@ -33,6 +33,7 @@ typedef struct bench {
     gln_logits_t recorded; /* data NULL: none */
     int64_t hidden, repeat, bytes_max, k;
     size_t row;
+    gln_dtype_t dtype; /* of rows */
     /* of the size at hand */
     int64_t tokens, sent, received, inner;
     gln_exchange_t *exchange;
@@ -46,11 +47,22 @@ typedef struct bench {
     double *all; /* [P] */
 } bench_t;
 
+static gln_status_t dtype_take(const gln_arguments_t *arguments, gln_dtype_t *dtype)
+{
+    const char *name = arguments->value[GLN_OPTION_DTYPE];
+    *dtype = name && !strcmp(name, "bf16") ? GLN_BF16 : GLN_F32;
+    if (name && *dtype == GLN_F32 && strcmp(name, "f32") != 0)
+        return gln_fail(GLN_ERR_ARGUMENT, "--dtype: expected f32 or bf16, found \"%.200s\"", name);
+    return GLN_OK;
+}
+
 static gln_status_t load(const gln_arguments_t *arguments, bench_t *b)
 {
     const char *path = arguments->value[GLN_OPTION_LOGITS];
-    gln_status_t status =
-        gln_arguments_int(arguments, GLN_OPTION_HIDDEN, 256, 1, 1 << 20, &b->hidden);
+    gln_status_t status = dtype_take(arguments, &b->dtype);
+    int64_t columns = 1024 / (int64_t)gln_dtype_bytes(b->dtype); /* rows of 1 KiB */
+    if (status == GLN_OK)
+        status = gln_arguments_int(arguments, GLN_OPTION_HIDDEN, columns, 1, 1 << 20, &b->hidden);
     if (status == GLN_OK)
         status = gln_arguments_int(arguments, GLN_OPTION_REPEAT, 9, 1, REPEAT_MAX, &b->repeat);
     if (status == GLN_OK)
@@ -66,7 +78,7 @@ static gln_status_t load(const gln_arguments_t *arguments, bench_t *b)
         status = gln_fail(GLN_ERR_ARGUMENT,
                           "%s: the number of ranks (%d) must divide the number of experts (%lld)",
                           path, b->session.ranks, (long long)experts);
-    b->row = (size_t)b->hidden * sizeof(float);
+    b->row = (size_t)b->hidden * gln_dtype_bytes(b->dtype);
     return status;
 }
 
@@ -171,7 +183,7 @@ static gln_status_t size_open(bench_t *b, int64_t rows)
     gln_exchange_options_t options = {.domains = ranks,
                                       .tokens = b->tokens,
                                       .hidden = b->hidden,
-                                      .dtype = GLN_F32,
+                                      .dtype = b->dtype,
                                       .rows_max = b->tokens};
     status = gln_exchange_open(comm, &options, &b->exchange);
     if (status != GLN_OK) return status;
@@ -276,6 +288,7 @@ static gln_status_t print_json(const bench_t *b, int64_t size, const figures_t *
                                (json_int_t)b->hidden, "row_bytes", (json_int_t)b->row,
                                "bytes_per_peer", (json_int_t)size, "repeat", (json_int_t)b->repeat);
     char key[64];
+    json_object_set_new(object, "dtype", json_string(gln_dtype_name(b->dtype)));
     json_object_set_new(object, "row_bytes_sent", gln_figures_real(f->bytes));
     json_object_set_new(object, "row_bytes_left", gln_figures_real(f->remote));
     for (int kind = 0; kind < KINDS; kind++) {
@@ -292,8 +305,8 @@ static gln_status_t print_json(const bench_t *b, int64_t size, const figures_t *
 static void print(const bench_t *b, int64_t size, const figures_t *f, int first)
 {
     if (first) {
-        printf("exchange of rows of %zu bytes, %s routing, path inside a node: %s\n", b->row,
-               b->recorded.data ? "recorded" : "uniform", path_name(b));
+        printf("exchange of rows of %zu bytes (%s), %s routing, path inside a node: %s\n", b->row,
+               gln_dtype_name(b->dtype), b->recorded.data ? "recorded" : "uniform", path_name(b));
         printf("%s; %d rank%s; %lld repetitions; GB/s of all rows a rank sends, its own included: "
                "median (best)\n\n",
                b->machine.summary, b->session.ranks, b->session.ranks == 1 ? "" : "s",

@@ -168,6 +168,7 @@ static gln_status_t open_shared(bench_t *b)
                                        .hidden = model.hidden,
                                        .expert_hidden = model.expert_hidden,
                                        .router = model.router,
+                                       .wire = model.wire,
                                        .forward_only = 1};
     gln_backend_t backend = b->run.parallel.backend == 0 ? GLN_BACKEND_CPU : GLN_BACKEND_REF;
     gln_status_t status = gln_machine_look(b->self, (int)b->run.parallel.threads, &b->machine);

@@ -80,8 +80,8 @@ static const gln_command_t commands[] = {
      "its own,\n"
      "and of memcpy, in turn in one run. Routing is uniform, or that of --logits with one k of --k "
      "(2).\n",
-     COMMON | BIT(JSON) | BIT(HIDDEN) | BIT(BYTES) | BIT(REPEAT) | BIT(LOGITS) | BIT(TENSOR) |
-         BIT(K),
+     COMMON | BIT(JSON) | BIT(HIDDEN) | BIT(DTYPE) | BIT(BYTES) | BIT(REPEAT) | BIT(LOGITS) |
+         BIT(TENSOR) | BIT(K),
      0, 0, 0, gln_command_bench_exchange},
     {"route", "", "run a routing policy alone on gate logits",
      "Routes the logits [D, T, E] (or [T, E]) of --logits with the policy of --config, on one "

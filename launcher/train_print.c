@@ -41,9 +41,10 @@ static void print_ranks(const gln_train_t *t, FILE *out)
     if (t->bind.ranks > 0)
         fprintf(out, "            parallel.bind auto: rank 0 %s; %d of %d rank%s bound by it\n",
                 t->bind.mine.text, t->bind.bound, t->bind.ranks, plural(t->bind.ranks));
-    fprintf(out, "  backend   %s, %s%s%s\n", choice("parallel.backend", t->run.parallel.backend),
-            choice("parallel.dtype", t->run.parallel.dtype), m->features[0] ? "; CPU has " : "",
-            m->features);
+    fprintf(out, "  backend   %s, %s%s%s%s\n", choice("parallel.backend", t->run.parallel.backend),
+            choice("parallel.dtype", t->run.parallel.dtype),
+            t->run.parallel.wire == GLN_WIRE_BF16 ? ", rows between ranks bf16" : "",
+            m->features[0] ? "; CPU has " : "", m->features);
 }
 
 static void print_exchange(const gln_train_t *t, FILE *out)
@@ -138,6 +139,7 @@ static void print_start_json(const gln_train_t *t, const char *changes, FILE *ou
         t->bind.ranks ? t->bind.mine.text : "parallel.bind is none", "bound_ranks", t->bind.bound);
     json_object_update(object, rest);
     json_decref(rest);
+    json_object_set_new(object, "wire", json_string(choice("parallel.wire", t->run.parallel.wire)));
     const char *reason, *form = gln_model_exchange_form(gln_trainer_model(t->trainer), &reason);
     if (form) {
         json_object_set_new(object, "exchange", json_string(form));

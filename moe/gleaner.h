@@ -38,6 +38,7 @@ typedef struct gln_moe_options {
     gln_dtype_t dtype;     /* GLN_F32 (default), GLN_F64 with the reference backend */
     uint64_t seed;         /* initial weights: normal(0, 0.02), the same at any rank count */
     gln_router_options_t router;
+    gln_wire_t wire; /* type of rows between ranks: the layer's, or GLN_WIRE_BF16 with GLN_F32 */
 } gln_moe_options_t;
 
 typedef struct gln_moe gln_moe_t;

@@ -1,5 +1,6 @@
 /* The MoE layer: opening, closing and what it reports. The passes are in layer_forward.c and
- * layer_backward.c, who goes where in layer_rows.c, buffers in layer_workspace.c.
+ * layer_backward.c, who goes where in layer_rows.c, types on the wire in layer_wire.c, buffers in
+ * layer_workspace.c.
  *
  * Method. GShard (arXiv 2006.16668) with the rectify-router (arXiv 2402.12399) and grouped products
  * over ragged experts (MegaBlocks, arXiv 2211.15841) in place of padded ones. A token travels once
@@ -24,7 +25,9 @@
  * domains around the source, 0 elsewhere. A rank hosts n domains of each of its replica groups.
  * With the G sources of a group it receives, per group, routes <= min(sum of the pairs' bounds, G T
  * min(E, c)),  rows <= min(sum, G T min(n, c), routes). Workspace, elements:  rows H + routes (H +
- * F), and for training routes (3 F + 4) + D/P T H more, beside the exchange's own buffers. Layer:
+ * F), and for training routes (3 F + 4) + D/P T H more, beside the exchange's own buffers; with a
+ * narrower wire (layer_wire.c) the exchange's rows are that narrow, and D/P T H of them and rows H
+ * of f32 come on top. Layer:
  * routes (H + 2 F + 1) elements and 3 routes + rows int32 (in the workspace for forward_only), the
  * plans and the router's scratch. */
 #include "moe/layer.h"
@@ -92,11 +95,11 @@ gln_status_t gln_layer_open(const gln_parallel_t *parallel, gln_kernels_t *kerne
     status = gln_layer_bounds_set(parallel, kernels, options, layer->router, &bounds);
     if (status != GLN_OK) goto fail;
     if (memcmp(&bounds, &workspace->bounds, sizeof bounds) != 0) {
-        status =
-            gln_fail(GLN_ERR_ARGUMENT,
-                     "layer %d: its options are not those of the workspace (shapes, capacity, "
-                     "routes per token and forward_only must be equal); open a workspace for it",
-                     index);
+        status = gln_fail(
+            GLN_ERR_ARGUMENT,
+            "layer %d: its options are not those of the workspace (shapes, capacity, "
+            "routes per token, wire and forward_only must be equal); open a workspace for it",
+            index);
         goto fail;
     }
     layout(layer, &bounds);

@@ -14,6 +14,15 @@
 extern "C" {
 #endif
 
+/* Type of the rows between ranks. It changes the bits, but not with the number of ranks: rows that
+ * stay on their rank are rounded like the others. */
+typedef enum gln_wire {
+    GLN_WIRE_AUTO = 0, /* the layer's dtype */
+    GLN_WIRE_F32,      /* of an f32 layer */
+    GLN_WIRE_BF16      /* of an f32 layer: half the bytes. Tokens, weighted results, their partial
+                          sums and the gradients of both are rounded once each on their way */
+} gln_wire_t;
+
 typedef struct gln_layer_options {
     int64_t tokens;        /* T of one domain */
     int64_t hidden;        /* H */
@@ -24,6 +33,7 @@ typedef struct gln_layer_options {
     int balance_global; /* 1: the balance loss looks at the load over all domains (gln_plan_balance)
                          */
     gln_exchange_across_t across; /* form of the exchange between nodes */
+    gln_wire_t wire;              /* type of rows between ranks */
     const int32_t *expert_at; /* [E] the expert at every place: place p belongs to domain p / L of
                                  every group; a permutation, ascending within a domain, borrowed
                                  until close. NULL: expert e at place e. A workspace may serve

@@ -178,21 +178,26 @@ gln_status_t gln_layer_backward(gln_layer_t *layer, const gln_layer_weights_t *w
             layer->index);
     gln_comm_set_place(layer->parallel->comm, NULL, layer->index);
     status = gln_layer_set_plan(layer);
-    if (status == GLN_OK) status = gln_exchange_dispatch(w->exchange, dy, w->received_x);
+    if (status == GLN_OK)
+        status = gln_exchange_dispatch(w->exchange, gln_layer_wire_send(layer, dy), w->wire_rows);
     gln_layer_lap(&mark, &layer->times.exchange);
     if (status != GLN_OK) return status;
     traffic = gln_exchange_traffic(w->exchange);
     gln_traffic_add(&layer->traffic, &traffic);
+    gln_layer_wire_received(layer, 0, w->received.rows_count);
     status = run_experts(layer, weights, gradients, &mark);
     if (status != GLN_OK) return status;
+    gln_layer_wire_return(layer, 0, w->received.rows_count);
     order_scalars(layer);
     gln_layer_lap(&mark, &layer->times.move);
-    status = gln_exchange_combine(w->exchange, w->received_x, w->tokens_h);
+    status =
+        gln_exchange_combine(w->exchange, w->wire_rows, gln_layer_wire_sums(layer, w->tokens_h));
     traffic = gln_exchange_traffic(w->exchange);
     if (status == GLN_OK) status = gln_exchange_scalars(w->exchange, w->scalars_in, w->scalars_out);
     gln_layer_lap(&mark, &layer->times.exchange);
     if (status != GLN_OK) return status;
     gln_traffic_add(&layer->traffic, &traffic);
+    gln_layer_wire_returned(layer, w->tokens_h);
     status = k->ops->add(k, w->bounds.local_domains * w->bounds.tokens * w->bounds.hidden,
                          w->tokens_h, dx);
     gln_layer_lap(&mark, &layer->times.move);

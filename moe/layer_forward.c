@@ -155,17 +155,23 @@ gln_status_t gln_layer_forward(gln_layer_t *layer, const gln_layer_weights_t *we
     if (status == GLN_OK && step->logits) copy_logits(layer, step->logits);
     if (status == GLN_OK && layer->options.balance_global) status = balance_globally(layer);
     if (status == GLN_OK) status = gln_layer_set_plan(layer);
-    if (status == GLN_OK) status = gln_exchange_dispatch(w->exchange, x, w->received_x);
+    if (status == GLN_OK)
+        status = gln_exchange_dispatch(w->exchange, gln_layer_wire_send(layer, x), w->wire_rows);
     gln_layer_lap(&mark, &layer->times.exchange);
     if (status != GLN_OK) return status;
     traffic = gln_exchange_traffic(w->exchange);
     gln_traffic_add(&layer->traffic, &traffic);
+    gln_layer_wire_received(layer, 0, w->received.rows_count);
     gln_layer_place_rows(layer);
     status = run_experts(layer, weights, &mark);
     if (status != GLN_OK) return status;
-    status = gln_exchange_combine(w->exchange, w->received_x, y);
+    gln_layer_wire_return(layer, 0, w->received.rows_count);
+    gln_layer_lap(&mark, &layer->times.move);
+    status = gln_exchange_combine(w->exchange, w->wire_rows, gln_layer_wire_sums(layer, y));
     gln_layer_lap(&mark, &layer->times.exchange);
     if (status != GLN_OK) return status;
+    gln_layer_wire_returned(layer, y);
+    gln_layer_lap(&mark, &layer->times.move);
     traffic = gln_exchange_traffic(w->exchange);
     gln_traffic_add(&layer->traffic, &traffic);
     if (step->keep) layer->x = x;

@@ -21,6 +21,7 @@ typedef struct gln_layer_bounds {
     int64_t plan_routes, plan_rects;                 /* of one domain */
     int64_t forward_only;
     int64_t element_bytes; /* dtype, equal to acc */
+    int64_t wire_dtype;    /* of rows between ranks: gln_dtype_t */
 } gln_layer_bounds_t;
 
 /* The received routes, laid out expert by expert; what backward needs of a forward pass.
@@ -60,8 +61,10 @@ struct gln_layer_workspace {
     int32_t *received_next; /* [received_rows] */
     void *combine_weight;   /* [received_routes] acc */
     /* activations and gradients */
-    void *logits;     /* [D/P * T, E] acc: logits, then their gradients */
-    void *received_x; /* [received_rows, H]: rows in received order, in, then back */
+    void *logits;      /* [D/P * T, E] acc: logits, then their gradients */
+    void *received_x;  /* [received_rows, H]: rows in received order, in, then back */
+    void *wire_rows;   /* the same as they travel; received_x itself where the types are equal */
+    void *wire_tokens; /* [D/P * T, H] wire dtype: tokens out, then their sums; NULL where equal */
     void *rows_h;     /* [received_routes, H]: an expert's results, or gradients of them, or of x */
     void *rows_f;     /* [received_routes, F]: activations, or their gradients */
     void *dhgu;       /* [received_routes, 2F] */
@@ -116,6 +119,18 @@ gln_status_t gln_layer_set_plan(gln_layer_t *layer);
 /** Lay the received routes out expert by expert: fills layer->rows and the workspace's combine
  * weights. */
 void gln_layer_place_rows(gln_layer_t *layer);
+/** The wire dtype of a layer on these kernels. @return GLN_OK; GLN_ERR_ARGUMENT: no such pair. */
+gln_status_t gln_layer_wire_dtype(const gln_kernels_t *kernels, gln_wire_t wire, gln_dtype_t *out);
+/** Conversions at the exchange, in the order of their use; nothing where the types are equal.
+ *  send: tokens [D/P * T, H] as dispatch takes them. received: of the rows that arrived
+ * (wire_rows), [first, first + count) into received_x; return: the other way. sums: where combine
+ * puts what `returned` then turns into tokens [D/P * T, H]. */
+const void *gln_layer_wire_send(gln_layer_t *layer, const void *tokens);
+void gln_layer_wire_received(gln_layer_t *layer, int64_t first, int64_t count);
+void gln_layer_wire_return(gln_layer_t *layer, int64_t first, int64_t count);
+void *gln_layer_wire_sums(gln_layer_t *layer, void *tokens);
+void gln_layer_wire_returned(gln_layer_t *layer, void *tokens);
+
 /** One product per expert instance that has rows. a is [rows_count, k].
  *  NN: c[rows_count, n] = a b, b [local_experts, k, n];  NT: the same with b [local_experts, n,
  * k]^T; TN: c_group[group][expert] [k, n] += a^T b, b [rows_count, n]. */

@@ -94,7 +94,10 @@ gln_status_t gln_layer_bounds_set(const gln_parallel_t *parallel, const gln_kern
         gln_router_token_routes_max(router) + (gln_router_options(router)->rectify ? 1 : 0);
     int64_t element = (int64_t)gln_dtype_bytes(kernels->acc), pairs;
     gln_layer_bounds_t b;
+    gln_dtype_t wire;
+    gln_status_t status = gln_layer_wire_dtype(kernels, options->wire, &wire);
 
+    if (status != GLN_OK) return status;
     memset(&b, 0, sizeof b);
     b.tokens = options->tokens;
     b.hidden = options->hidden;
@@ -105,6 +108,7 @@ gln_status_t gln_layer_bounds_set(const gln_parallel_t *parallel, const gln_kern
     b.group_domains = parallel->group_domains;
     b.forward_only = options->forward_only != 0;
     b.element_bytes = element;
+    b.wire_dtype = wire;
     b.plan_routes = gln_router_routes_max(router);
     b.plan_rects = gln_router_rect_max(router);
     pairs = b.local_domains * b.group_domains;
@@ -147,7 +151,7 @@ void gln_layer_rows_layout(const gln_layer_bounds_t *b, gln_arena_t *arena, gln_
     rows->hgu = take(arena, routes * 2 * b->expert_hidden, e);
 }
 
-static void layout(gln_layer_workspace_t *w)
+static void layout(gln_layer_workspace_t *w, const gln_kernels_t *kernels)
 {
     const gln_layer_bounds_t *b = &w->bounds;
     gln_arena_t *arena = &w->arena;
@@ -170,6 +174,11 @@ static void layout(gln_layer_workspace_t *w)
     w->logits = take(arena, tokens * b->experts, e);
     w->rows_h = take(arena, routes * b->hidden, e);
     w->rows_f = take(arena, routes * b->expert_hidden, e);
+    if (b->wire_dtype != (int64_t)kernels->dtype) {
+        w->wire_tokens =
+            take(arena, tokens * b->hidden, (int64_t)gln_dtype_bytes((gln_dtype_t)b->wire_dtype));
+        w->received_x = take(arena, b->received_rows * b->hidden, e);
+    }
     if (b->forward_only) {
         gln_layer_rows_layout(b, arena, &w->rows);
         return;
@@ -184,22 +193,24 @@ static void layout(gln_layer_workspace_t *w)
     w->rect_a = take(arena, b->plan_rects, e);
 }
 
-static gln_status_t open_exchange(const gln_parallel_t *parallel, const gln_kernels_t *kernels,
-                                  gln_exchange_across_t across, gln_layer_workspace_t *w)
+static gln_status_t open_exchange(const gln_parallel_t *parallel, gln_exchange_across_t across,
+                                  gln_layer_workspace_t *w)
 {
     gln_exchange_options_t options = {.domains = parallel->domains,
                                       .groups = parallel->groups,
                                       .tokens = w->bounds.tokens,
                                       .hidden = w->bounds.hidden,
-                                      .dtype = kernels->dtype,
+                                      .dtype = (gln_dtype_t)w->bounds.wire_dtype,
                                       .rows_max = w->bounds.pair_rows,
                                       .scalars_max = w->bounds.pair_routes,
                                       .meta_bytes_max = (size_t)w->bounds.pair_meta_bytes,
                                       .across = across,
                                       .received_rows_max = w->bounds.received_rows};
     gln_status_t status = gln_exchange_open(parallel->comm, &options, &w->exchange);
-    if (status == GLN_OK) w->received_x = gln_exchange_receive_buffer(w->exchange);
-    return status;
+    if (status != GLN_OK) return status;
+    w->wire_rows = gln_exchange_receive_buffer(w->exchange);
+    if (w->wire_tokens == NULL) w->received_x = w->wire_rows;
+    return GLN_OK;
 }
 
 gln_status_t gln_layer_workspace_open(const gln_parallel_t *parallel, gln_kernels_t *kernels,
@@ -220,14 +231,14 @@ gln_status_t gln_layer_workspace_open(const gln_parallel_t *parallel, gln_kernel
         status = gln_layer_bounds_set(parallel, kernels, options, router, &w->bounds);
     gln_router_close(router);
     if (status == GLN_OK) {
-        layout(w);
+        layout(w, kernels);
         status = gln_arena_commit(&w->arena, gln_device_cpu());
     }
     /* memory may be short on one rank alone: nobody may wait for it in the exchange */
     status = gln_comm_agree(parallel->comm, status, &rank);
     if (status != GLN_OK) goto fail;
-    layout(w);
-    status = open_exchange(parallel, kernels, options->across, w);
+    layout(w, kernels);
+    status = open_exchange(parallel, options->across, w);
     if (status != GLN_OK) goto fail;
     *out = w;
     return GLN_OK;

@@ -215,7 +215,8 @@ static gln_status_t open_layers(gln_model_t *m)
                                    .capacity_factor_max = m->o.capacity_factor_max,
                                    .balance_global = m->o.balance_global,
                                    .forward_only = !m->training,
-                                   .across = m->o.across};
+                                   .across = m->o.across,
+                                   .wire = m->o.wire};
     if (m->moe_layers == 0) return GLN_OK;
     gln_status_t status = gln_layer_workspace_open(m->parallel, m->k, &options, &m->workspace);
     for (int i = 0; i < m->o.layers && status == GLN_OK; i++) {

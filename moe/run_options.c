@@ -22,6 +22,7 @@ static const char *const balances[] = {"domain", "global", NULL};
 static const char *const backends[] = {"cpu", "ref", NULL};
 static const char *const dtypes[] = {"f32", "f64", NULL};
 static const char *const exchanges[] = {"auto", "flat", "hierarchical", NULL};
+static const char *const wires[] = {"auto", "f32", "bf16", NULL}; /* gln_wire_t */
 static const char *const routings[] = {"dropless", "train", NULL};
 static const char *const binds[] = {"auto", "none", NULL};
 static const char *const resumes[] = {"auto", "never", NULL};
@@ -120,6 +121,9 @@ static const gln_config_field_t fields[] = {
     CHOICE(parallel.exchange, exchanges, "auto",
            "rows between nodes: each for itself, or once per node and fanned out there; no result "
            "depends on it"),
+    CHOICE(parallel.wire, wires, "auto",
+           "type of rows between ranks; auto: parallel.dtype; bf16 with dtype f32: half the bytes, "
+           "rounded"),
     TEXT(parallel.placement, "",
          "file of gleaner place that says which domain hosts which expert; empty: none"),
 
@@ -231,6 +235,9 @@ static gln_status_t check_parallel(const gln_config_t *c, const gln_run_options_
     if (r->parallel.dtype == 1 && r->parallel.backend != 1)
         return gln_config_fail(c, "parallel.dtype",
                                "f64 runs on backend ref alone; set parallel.backend: ref, or f32");
+    if (r->parallel.dtype == 1 && r->parallel.wire != GLN_WIRE_AUTO)
+        return gln_config_fail(c, "parallel.wire",
+                               "auto with parallel.dtype: f64; f32 and bf16 go with f32");
     return GLN_OK;
 }
 
@@ -302,5 +309,6 @@ gln_model_options_t gln_run_model_options(const gln_run_options_t *run)
         .balance_global = run->router.balance == 1,
         .bias = gln_policy_has_bias((gln_policy_t)run->router.policy),
         .across = (gln_exchange_across_t)run->parallel.exchange,
+        .wire = (gln_wire_t)run->parallel.wire,
     };
 }

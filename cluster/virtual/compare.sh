@@ -1,7 +1,7 @@
 #!/bin/bash
 # What the exchange costs between nodes, measured on virtual hosts with a slow link. First the flat and the hierarchical
 # form on the same random plans, in turn. Then training: top-1 with fill-in and rectification against top-1 that drops
-# and against top-2. Bytes are the network cards' own counts, ledgers those of metrics.jsonl, times of the first table
+# and against top-2, and top-2 with rows in bf16. Bytes are the network cards' own counts, ledgers those of metrics.jsonl, times of the first table
 # those between two barriers. The bound is the time that the link alone needs for a host's bytes.
 set -u
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
@@ -103,4 +103,5 @@ for form in $forms; do
     train "top-1, drops" "$form" router.k=1 router.fill=false router.rectify=false
     train "top-1, fill, rectify" "$form" router.k=1 router.fill=true router.rectify=true
     train "top-2, drops" "$form" router.k=2 router.fill=false router.rectify=false
+    train "top-2, bf16 wire" "$form" router.k=2 router.fill=false router.rectify=false parallel.wire=bf16
 done

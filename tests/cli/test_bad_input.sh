@@ -56,6 +56,9 @@ refuse "batch does not fit" '--set train.batch=6|train.batch|multiple' train run
 refuse "unknown key in --set" '--set router.kk=2|router.kk|known keys of router' train run.yaml --set router.kk=2
 refuse "no value in --set" '--set router.k|=' train run.yaml --set router.k
 refuse "bad choice" '--set parallel.backend=gpu|cpu, ref' train run.yaml --set parallel.backend=gpu
+refuse "unknown wire type" '--set parallel.wire=f16|parallel.wire|auto, f32, bf16|f16' train run.yaml --set parallel.wire=f16
+refuse "bf16 wire of f64" '--set parallel.wire=bf16|parallel.wire|auto with parallel.dtype: f64' train run.yaml \
+    --set parallel.backend=ref --set parallel.dtype=f64 --set parallel.wire=bf16
 refuse "policy without fill-in" '--set router.fill=true|router.fill|expert_choice|cannot' train run.yaml \
     --set router.policy=expert_choice --set router.fill=true
 refuse "policy with its own k" '--set router.k=3|router.k|gshard' train run.yaml --set router.policy=gshard \

@@ -36,6 +36,7 @@ done
 for ranks in 1 2 4; do
     compare replicas $ranks 1 --set parallel.expert_replicas=2 # two replica groups
     compare top2 $ranks 1 --set router.k=2 --set router.capacity_factor=0.75 --set train.accumulation=2
+    compare bf16wire $ranks 1 --set parallel.wire=bf16 --set router.k=2
     compare noslots $ranks 1 --set router.capacity_factor=0 # every token is rectified, none is sent
 done
 grep -q '"rectified":[1-9]' top1.lines || fail "the runs never rectified: they prove too little"

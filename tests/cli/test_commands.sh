@@ -153,6 +153,12 @@ grep -q '"tokens":4096' ledger-1 || fail "bench layer does not replay the tokens
 must_run 2 bench exchange --bytes 20000 --repeat 2
 says "bench exchange" 'uniform routing, path inside a node: shared' out
 says "bench exchange" '^ +20000 ' out
+must_run 2 bench exchange --bytes 1024 --repeat 1 --dtype bf16 --json
+says "bench exchange --dtype bf16" '"hidden":512,"row_bytes":1024' out
+says "bench exchange --dtype bf16" '"dtype":"bf16"' out
+run 0 bench exchange --dtype f16
+[ "$status" -ne 0 ] || fail "bench exchange --dtype f16: exit status 0"
+says "bench exchange --dtype" 'expected f32 or bf16, found "f16"' err
 must_run 2 bench exchange --bytes 4096 --repeat 2 --hidden 16 --json
 has_keys "bench exchange --json" out bench path dispatch_bytes_per_second dispatch_to_gather dispatch_to_alltoallv
 says "bench exchange --json" '"row_bytes_sent":8192.0,"row_bytes_left":4096.0' out

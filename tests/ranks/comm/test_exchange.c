@@ -6,6 +6,7 @@
 #include "comm/comm_internal.h"
 #include "comm/exchange.h"
 #include "tests/ranks/comm/check.h"
+#include "tests/support/bf16.h"
 #include <math.h>
 #include <time.h>
 
@@ -28,11 +29,18 @@ static uint64_t random_bits(const world_t *w, int use, int source, int j, int64_
     return gln_rng_u64(w->seed, stream, (uint64_t)index);
 }
 
+/* `value` as an element of `dtype` */
+static double rounded(double value, gln_dtype_t dtype)
+{
+    if (dtype == GLN_BF16) return nearest_bf16(value);
+    return dtype == GLN_F32 ? (double)(float)value : value;
+}
+
 static double random_value(const world_t *w, int use, int source, int j, int64_t index)
 {
     uint64_t bits = random_bits(w, use, source, j, index);
     double value = ((double)(bits >> 32) / 0x1p32 - 0.5) * ldexp(1.0, (int)(bits % 31) - 15);
-    return w->dtype == GLN_F32 ? (double)(float)value : value;
+    return rounded(value, use == use_scalar ? gln_dtype_acc(w->dtype) : w->dtype);
 }
 
 /* Does source domain send token t to destination j? Every fourth domain sends nothing in some step,
@@ -174,7 +182,7 @@ static int sparse_tree(const world_t *w, int source, int64_t t, int64_t h, int f
     int has_lower = sparse_tree(w, source, t, h, first, width / 2, &lower);
     int has_upper = sparse_tree(w, source, t, h, first + width / 2, width / 2, &upper);
     if (has_lower && has_upper)
-        *sum = w->dtype == GLN_F32 ? (double)((float)lower + (float)upper) : lower + upper;
+        *sum = rounded(lower + upper, w->dtype);
     else
         *sum = has_lower ? lower : upper;
     return has_lower || has_upper;
@@ -209,7 +217,7 @@ static void results_fill(const world_t *w, const gln_exchange_received_t *got, v
                     gln_store(rows, (got->row_offset[pair] + r) * w->hidden + h, w->dtype,
                               result(w, source, own, tokens[r], h));
             for (int k = 0; k < pair_scalars(w, source, own); k++)
-                gln_store(scalars, got->scalar_offset[pair] + k, w->dtype,
+                gln_store(scalars, got->scalar_offset[pair] + k, gln_dtype_acc(w->dtype),
                           random_value(w, use_scalar, source, own, k));
         }
 }
@@ -220,7 +228,7 @@ static void scalars_check(const world_t *w, const void *out)
     for (int s = 0; s < w->local; s++)
         for (int j = 0; j < w->group; j++)
             for (int k = 0; k < pair_scalars(w, domain_of(w, s), j); k++, at++) {
-                double found = gln_load(out, at, w->dtype);
+                double found = gln_load(out, at, gln_dtype_acc(w->dtype));
                 double expected = random_value(w, use_scalar, domain_of(w, s), j, k);
                 CHECK(found == expected, "scalar %d of pair (%d, %d): %a", k, s, j, found);
             }
@@ -281,8 +289,9 @@ static uint64_t step_check(const world_t *w, gln_comm_t *comm, gln_exchange_t *x
     rows_check(w, &got, out, choice & 1 ? room + 1 : -1);
     traffic_check(w, comm, gln_exchange_traffic(x), 0);
 
-    void *scalars = allocate((size_t)(w->local * w->group * scalars_max) * unit);
-    void *scalars_back = allocate((size_t)(w->local * w->group * scalars_max) * unit);
+    size_t scalar_bytes =
+        (size_t)(w->local * w->group * scalars_max) * gln_dtype_bytes(gln_dtype_acc(w->dtype));
+    void *scalars = allocate(scalar_bytes), *scalars_back = allocate(scalar_bytes);
     void *world = allocate(all), *oracle = allocate(all);
     out = choice & 2 ? gln_exchange_receive_buffer(x) : other;
     results_fill(w, &got, out, scalars);
@@ -335,16 +344,17 @@ static world_t world_of(const gln_comm_t *comm, int domains, int groups, gln_dty
 static void all_worlds(gln_comm_t *comm)
 {
     static const int domains[] = {1, 2, 3, 4, 6, 8, 12}, groups[] = {1, 2, 3, 4};
+    static const gln_dtype_t dtypes[] = {GLN_F32, GLN_F64, GLN_BF16};
     int ranks = gln_comm_size(comm), steps = 4;
     for (size_t a = 0; a < sizeof domains / sizeof *domains; a++)
         for (size_t b = 0; b < sizeof groups / sizeof *groups; b++) {
             if (domains[a] % ranks != 0 || domains[a] % groups[b] != 0 ||
                 (ranks % groups[b] != 0 && groups[b] % ranks != 0))
                 continue;
-            uint64_t hashes[4] = {0};
-            for (int kind = 0; kind < 4; kind++) {
-                world_t w = world_of(comm, domains[a], groups[b], kind % 2 ? GLN_F64 : GLN_F32);
-                w.path = kind < 2 ? GLN_PATH_MESSAGES : GLN_PATH_SHARED;
+            uint64_t hashes[6] = {0};
+            for (int kind = 0; kind < 6; kind++) {
+                world_t w = world_of(comm, domains[a], groups[b], dtypes[kind % 3]);
+                w.path = kind < 3 ? GLN_PATH_MESSAGES : GLN_PATH_SHARED;
                 gln_exchange_options_t options = options_of(&w);
                 gln_exchange_t *x = NULL;
                 uint64_t hash = 0;
@@ -355,9 +365,9 @@ static void all_worlds(gln_comm_t *comm)
                     hash = hash * 31 + step_check(&w, comm, x);
                 CHECK(gln_exchange_bytes(x) == bytes, "memory is fixed at open");
                 gln_exchange_close(x);
-                CHECK(kind < 2 || hash == hashes[kind - 2], "both paths give the same bits");
+                CHECK(kind < 3 || hash == hashes[kind - 3], "both paths give the same bits");
                 hashes[kind] = hash;
-                if (w.rank == 0 && kind < 2)
+                if (w.rank == 0 && kind < 3)
                     printf("D %d R %d %s: %016llx\n", w.domains, w.groups, gln_dtype_name(w.dtype),
                            (unsigned long long)hash);
             }
@@ -436,12 +446,12 @@ static void open_errors(gln_comm_t *comm)
 }
 
 /* Counters when some ranks live on another node: pretend that each pair of ranks is one. */
-static void pretended_nodes(gln_comm_t *comm)
+static void pretended_nodes(gln_comm_t *comm, gln_dtype_t dtype)
 {
     int ranks = gln_comm_size(comm);
     for (int r = 0; r < ranks; r++)
         comm->nodes[r] = r / 2;
-    world_t w = world_of(comm, 12, 1, GLN_F64);
+    world_t w = world_of(comm, 12, 1, dtype);
     gln_exchange_options_t options = options_of(&w);
     gln_exchange_t *x = NULL;
     CHECK_OK(gln_exchange_open(comm, &options, &x));
@@ -462,9 +472,10 @@ static void pretended_nodes(gln_comm_t *comm)
 /* Windows used many times by ranks out of step, with rows of odd and of long lengths. */
 static void many_steps(gln_comm_t *comm)
 {
-    static const int64_t hidden[] = {1, 300, 17};
+    static const int64_t hidden[] = {1, 300, 17, 33, 1000};
+    static const gln_dtype_t dtypes[] = {GLN_F64, GLN_F32, GLN_F64, GLN_BF16, GLN_BF16};
     for (size_t k = 0; k < sizeof hidden / sizeof *hidden; k++) {
-        world_t w = world_of(comm, 4, 1, k % 2 ? GLN_F32 : GLN_F64);
+        world_t w = world_of(comm, 4, 1, dtypes[k]);
         w.hidden = hidden[k];
         gln_exchange_options_t options = options_of(&w);
         gln_exchange_t *x = NULL;
@@ -579,14 +590,17 @@ int main(void)
     CHECK_OK(gln_comm_open_world(&comm));
     all_worlds(comm);
     comm->chunk_bytes = 50; /* messages in several chunks */
-    world_t w = world_of(comm, 12, 1, GLN_F32);
-    gln_exchange_options_t options = options_of(&w);
-    gln_exchange_t *x = NULL;
-    CHECK_OK(gln_exchange_open(comm, &options, &x));
-    step_check(&w, comm, x);
-    gln_exchange_close(x);
+    for (int k = 0; k < 2; k++) {
+        world_t w = world_of(comm, 12, 1, k == 0 ? GLN_F32 : GLN_BF16);
+        gln_exchange_options_t options = options_of(&w);
+        gln_exchange_t *x = NULL;
+        CHECK_OK(gln_exchange_open(comm, &options, &x));
+        step_check(&w, comm, x);
+        gln_exchange_close(x);
+    }
     comm->chunk_bytes = GLN_COMM_CHUNK_BYTES;
-    pretended_nodes(comm);
+    pretended_nodes(comm, GLN_F64);
+    pretended_nodes(comm, GLN_BF16);
     many_steps(comm);
     receive_bound(comm);
     late_receiver(comm);

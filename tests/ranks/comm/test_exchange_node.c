@@ -27,9 +27,8 @@ static uint64_t random_bits(const world_t *w, int use, int64_t index)
 }
 
 /* Values of very different sizes, so that another order of a sum has other bits. */
-static void *random_values(const world_t *w, int use, int64_t count)
+static void *random_values(const world_t *w, int use, int64_t count, gln_dtype_t dtype)
 {
-    gln_dtype_t dtype = w->options.dtype;
     void *values = allocate((size_t)(count + 1) * gln_dtype_bytes(dtype));
     for (int64_t k = 0; k < count; k++) {
         uint64_t bits = random_bits(w, use, k);
@@ -118,11 +117,12 @@ static outcome_t outcome_of(const world_t *w, gln_exchange_t *x, const plan_t *p
                             gln_exchange_received_t *got)
 {
     outcome_t o;
-    size_t unit = gln_dtype_bytes(w->options.dtype);
+    gln_dtype_t dtype = w->options.dtype, acc = gln_dtype_acc(dtype);
+    size_t unit = gln_dtype_bytes(dtype);
     int64_t hidden = w->options.hidden, values = w->local * w->options.tokens * hidden;
     CHECK_OK(gln_exchange_plan(x, &p->send, got));
     o.rows_count = got->rows_count;
-    void *in = random_values(w, 6, values);
+    void *in = random_values(w, 6, values, dtype);
     o.received = allocate((size_t)(got->rows_count * hidden + 1) * unit);
     gln_store(o.received, got->rows_count * hidden, w->options.dtype, 77.0);
     CHECK_OK(gln_exchange_dispatch(x, in, o.received));
@@ -130,12 +130,12 @@ static outcome_t outcome_of(const world_t *w, gln_exchange_t *x, const plan_t *p
     double behind = gln_load(o.received, got->rows_count * hidden, w->options.dtype);
     CHECK(behind == 77.0, "wrote behind the last row");
 
-    void *results = random_values(w, 7, got->rows_count * hidden);
-    o.combined = random_values(w, 8, values);
+    void *results = random_values(w, 7, got->rows_count * hidden, dtype);
+    o.combined = random_values(w, 8, values, dtype);
     CHECK_OK(gln_exchange_combine(x, results, o.combined));
     o.combine = gln_exchange_traffic(x);
-    void *back = random_values(w, 9, got->scalar_offset[w->pairs]);
-    o.scalars = allocate((size_t)(p->scalars_count + 1) * unit);
+    void *back = random_values(w, 9, got->scalar_offset[w->pairs], acc);
+    o.scalars = allocate((size_t)(p->scalars_count + 1) * gln_dtype_bytes(acc));
     CHECK_OK(gln_exchange_scalars(x, back, o.scalars));
     free(in), free(results), free(back);
     return o;
@@ -207,7 +207,9 @@ static void world_check(world_t *w)
               "step %d: dispatched rows differ", w->step);
         CHECK(memcmp(a.combined, b.combined, (size_t)values * unit) == 0,
               "step %d: combined rows differ", w->step);
-        CHECK(memcmp(a.scalars, b.scalars, (size_t)p.scalars_count * unit) == 0,
+        CHECK(memcmp(a.scalars, b.scalars,
+                     (size_t)p.scalars_count * gln_dtype_bytes(gln_dtype_acc(w->options.dtype))) ==
+                  0,
               "step %d: scalars differ", w->step);
         traffic_check(w, &p, &a, &b);
         outcome_free(&a);
@@ -221,6 +223,8 @@ static void world_check(world_t *w)
 
 static world_t world_of(int domains, int groups, uint64_t seed)
 {
+    static const gln_dtype_t dtypes[] = {GLN_F32, GLN_F64, GLN_BF16};
+    gln_dtype_t dtype = dtypes[seed / 3 % 3];
     world_t w = {.ranks = gln_comm_size(comm),
                  .rank = gln_comm_rank(comm),
                  .local = domains / gln_comm_size(comm),
@@ -232,7 +236,7 @@ static world_t world_of(int domains, int groups, uint64_t seed)
                                          .groups = groups,
                                          .tokens = tokens,
                                          .hidden = 1 + (int64_t)(seed % 13),
-                                         .dtype = seed % 2 ? GLN_F32 : GLN_F64,
+                                         .dtype = dtype,
                                          .rows_max = seed % 3 ? tokens : (tokens + 1) / 2,
                                          .scalars_max = scalars_max,
                                          .meta_bytes_max = meta_max};

@@ -5,6 +5,7 @@
  * RANKS: 2 4 */
 #include "comm/comm_internal.h"
 #include "moe/trainer.h"
+#include <math.h>
 #include <unistd.h>
 
 #ifndef GLN_SANITIZED
@@ -32,7 +33,7 @@ static void count_start(void)
 #define check_counts(name, steps, counts) ((void)(name))
 #endif
 
-enum { STEPS = 4, RANKS_MAX = 8 };
+enum { STEPS = 4, RANKS_MAX = 8, HIDDEN = 32 };
 
 typedef struct outcome {
     double loss[STEPS], norm[STEPS], valid;
@@ -58,10 +59,10 @@ static void write_text(char *path, size_t size)
 }
 
 static outcome_t train(gln_comm_t *comm, const char *path, const char *form, const char *replicas,
-                       const char *k)
+                       const char *k, const char *wire)
 {
     char train[128], valid[128], exchange[64];
-    const char *sets[] = {"model.hidden=32",
+    const char *sets[] = {"model.hidden=32" /* HIDDEN */,
                           "model.heads=2",
                           "model.kv_heads=1",
                           "model.layers=2",
@@ -75,6 +76,7 @@ static outcome_t train(gln_comm_t *comm, const char *path, const char *form, con
                           "eval.windows=16",
                           replicas,
                           k,
+                          wire,
                           exchange,
                           train,
                           valid};
@@ -123,12 +125,13 @@ static void compare(const char *name, const outcome_t *found, const outcome_t *w
           found->valid, wanted->valid);
 }
 
-static void check_case(const char *path, const char *replicas, const char *k)
+/* @return the last loss */
+static double check_case(const char *path, const char *replicas, const char *k, const char *wire)
 {
-    outcome_t alone = train(self, path, "auto", replicas, k);
-    outcome_t flat = train(world, path, "flat", replicas, k);
-    outcome_t hierarchical = train(world, path, "hierarchical", replicas, k);
-    outcome_t automatic = train(world, path, "auto", replicas, k);
+    outcome_t alone = train(self, path, "auto", replicas, k, wire);
+    outcome_t flat = train(world, path, "flat", replicas, k, wire);
+    outcome_t hierarchical = train(world, path, "hierarchical", replicas, k, wire);
+    outcome_t automatic = train(world, path, "auto", replicas, k, wire);
     CHECK(alone.loss[0] != alone.loss[STEPS - 1], "the run must learn something");
     CHECK(strcmp(flat.form, "flat") == 0 && strcmp(hierarchical.form, "hierarchical") == 0 &&
               strcmp(automatic.form, "hierarchical") == 0,
@@ -142,8 +145,12 @@ static void check_case(const char *path, const char *replicas, const char *k)
     CHECK(memcmp(&automatic.traffic, &hierarchical.traffic, sizeof automatic.traffic) == 0,
           "traffic of auto");
     if (gln_comm_rank(world) == 0)
-        printf("%s %s: rows between nodes %lld, flat %lld\n", replicas, k, (long long)after,
-               (long long)before);
+        printf("%s %s %s: rows between nodes %lld, flat %lld\n", replicas, k, wire,
+               (long long)after, (long long)before);
+    int64_t bytes = hierarchical.traffic.remote_bytes, element = strstr(wire, "bf16") ? 2 : 4;
+    CHECK(bytes == after * HIDDEN * element, "%s: %lld bytes in %lld rows", wire, (long long)bytes,
+          (long long)after);
+    return alone.loss[STEPS - 1];
 }
 
 int main(void)
@@ -158,13 +165,19 @@ int main(void)
     for (int r = 0; r < ranks; r++) /* two nodes */
         nodes[r] = 2 * r / ranks;
     gln_comm_set_nodes(world, nodes, 2);
-    check_case(path, "parallel.expert_replicas=1", "router.k=2");
-    check_case(path, "parallel.expert_replicas=1", "router.k=4");
+    const char *automatic = "parallel.wire=auto", *bf16 = "parallel.wire=bf16";
+    double wide = check_case(path, "parallel.expert_replicas=1", "router.k=2", automatic);
+    check_case(path, "parallel.expert_replicas=1", "router.k=4", automatic);
+    double narrow = check_case(path, "parallel.expert_replicas=1", "router.k=2", bf16);
+    CHECK(narrow != wide && fabs(narrow - wide) < 0.01, "bf16 wire: loss %.17g, f32 %.17g", narrow,
+          wide);
     for (int r = 0; r < ranks; r++) /* every rank a node, groups of half of them */
         nodes[r] = r;
     gln_comm_set_nodes(world, nodes, ranks);
     check_case(path, ranks > 2 ? "parallel.expert_replicas=2" : "parallel.expert_replicas=1",
-               "router.k=2");
+               "router.k=2", automatic);
+    check_case(path, ranks > 2 ? "parallel.expert_replicas=2" : "parallel.expert_replicas=1",
+               "router.k=2", bf16);
     if (gln_comm_rank(world) == 0) {
         unlink(path);
         printf("ok\n");

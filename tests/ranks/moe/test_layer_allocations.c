@@ -55,12 +55,13 @@ static void run_step(job_t *job, int number)
           "backward");
 }
 
-static void check_steps(const char *name, gln_comm_t *comm, gln_backend_t backend)
+static void check_steps(const char *name, gln_comm_t *comm, gln_backend_t backend, gln_wire_t wire)
 {
     gln_layer_options_t o = {.tokens = TOKENS,
                              .hidden = HIDDEN,
                              .expert_hidden = EXPERT_HIDDEN,
-                             .capacity_factor_max = 1.5};
+                             .capacity_factor_max = 1.5,
+                             .wire = wire};
     gln_pool_t *pool;
     gln_kernels_t *kernels;
     gln_layer_workspace_t *workspace;
@@ -113,9 +114,11 @@ int main(void)
 {
     if (gln_comm_open_world(&world) != GLN_OK || gln_comm_open_self(&self) != GLN_OK) return 1;
     check_counter();
-    check_steps("reference kernels, one rank", self, GLN_BACKEND_REF);
-    check_steps("cpu kernels, one rank", self, GLN_BACKEND_CPU);
-    check_steps("cpu kernels, all ranks", world, GLN_BACKEND_CPU);
+    check_steps("reference kernels, one rank", self, GLN_BACKEND_REF, GLN_WIRE_AUTO);
+    check_steps("cpu kernels, one rank", self, GLN_BACKEND_CPU, GLN_WIRE_AUTO);
+    check_steps("cpu kernels, all ranks", world, GLN_BACKEND_CPU, GLN_WIRE_AUTO);
+    check_steps("bf16 wire, one rank", self, GLN_BACKEND_REF, GLN_WIRE_BF16);
+    check_steps("bf16 wire, all ranks", world, GLN_BACKEND_CPU, GLN_WIRE_BF16);
     if (gln_comm_rank(world) == 0) printf("ok\n");
     gln_comm_close(self);
     gln_comm_close(world);

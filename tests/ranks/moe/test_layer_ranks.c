@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/rng.h"
 #include "moe/layer.h"
+#include "tests/support/bf16.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,6 +38,7 @@ typedef struct layer_case {
     double capacity_factor;
     int ir_scope;
     int skew; /* 1: all tokens prefer expert 5; 2: experts 0 to 3 get nobody */
+    gln_wire_t wire;
 } layer_case_t;
 
 /* What a run leaves: everything of the local domains and experts. */
@@ -47,6 +49,7 @@ typedef struct run {
     float *gate_sum, *gate_up_sum, *down_sum; /* after the trees */
     gln_ledger_t ledger[DOMAINS];
     gln_ledger_t sum;
+    gln_traffic_t traffic; /* of all ranks */
 } run_t;
 
 static void *zeros(size_t count)
@@ -133,7 +136,8 @@ static float *tree_sum(gln_comm_t *comm, float *const *parts, int local, int64_t
 static void run_case(gln_comm_t *comm, const layer_case_t *c, int threads, const data_t *d,
                      run_t *r)
 {
-    gln_layer_options_t o = {.tokens = TOKENS, .hidden = HIDDEN, .expert_hidden = EXPERT_HIDDEN};
+    gln_layer_options_t o = {
+        .tokens = TOKENS, .hidden = HIDDEN, .expert_hidden = EXPERT_HIDDEN, .wire = c->wire};
     gln_layer_step_t step = {.seed = 5, .step = 2, .keep = 1};
     gln_pool_t *pool;
     gln_kernels_t *kernels;
@@ -178,6 +182,11 @@ static void run_case(gln_comm_t *comm, const layer_case_t *c, int threads, const
         gln_ledger_add(&r->sum, &r->ledger[i]);
     }
     CHECK(gln_ledger_check(&r->sum, "both layers") == GLN_OK, "ledger");
+    for (int i = 0; i < 2; ++i) {
+        gln_traffic_t traffic = gln_layer_traffic(layers[i]);
+        gln_traffic_add(&r->traffic, &traffic);
+    }
+    CHECK(gln_comm_sum_i64(comm, &r->traffic.rank_rows, 6) == GLN_OK, "traffic");
     r->gate_sum = tree_sum(comm, r->gate, p->local_domains, GATE);
     r->gate_up_sum =
         tree_sum(p->replicas, r->gate_up, p->local_groups, (int64_t)p->local_experts * GATE_UP);
@@ -222,6 +231,13 @@ static void compare_runs(const layer_case_t *c, const run_t *part, const run_t *
         compare(c, "down", part->down[g], whole->down[p->first_group + g] + e0 * DOWN,
                 experts * DOWN);
     }
+    const gln_traffic_t *a = &part->traffic, *b = &whole->traffic;
+    int64_t rows = a->rank_rows + a->node_rows + a->remote_rows;
+    CHECK(rows == b->rank_rows && a->rank_bytes + a->node_bytes + a->remote_bytes == b->rank_bytes,
+          "%s: %lld rows of all ranks, one rank says %lld", c->name, (long long)rows,
+          (long long)b->rank_rows);
+    CHECK(p->ranks == 1 || c->groups >= p->ranks || rows > a->rank_rows, "%s: all rows stayed",
+          c->name);
     compare(c, "sum of gate", part->gate_sum, whole->gate_sum, GATE);
     compare(c, "sum of gate_up", part->gate_up_sum, whole->gate_up_sum + e0 * GATE_UP,
             experts * GATE_UP);
@@ -231,7 +247,13 @@ static void compare_runs(const layer_case_t *c, const run_t *part, const run_t *
 /* The case did what its name says. */
 static void check_shape(const layer_case_t *c, const run_t *whole)
 {
-    int64_t nonzero = 0;
+    int64_t nonzero = 0, row = HIDDEN * (c->wire == GLN_WIRE_BF16 ? 2 : 4);
+    CHECK(whole->traffic.rank_bytes == whole->traffic.rank_rows * row,
+          "%s: %lld bytes in %lld rows", c->name, (long long)whole->traffic.rank_bytes,
+          (long long)whole->traffic.rank_rows);
+    for (int64_t i = 0; i < DOMAINS * X_DOMAIN && c->wire == GLN_WIRE_BF16; ++i)
+        CHECK((double)whole->y[i] == nearest_bf16(whole->y[i]), "%s: y[%lld] was not rounded",
+              c->name, (long long)i);
     CHECK(whole->sum.routed > 0 && whole->sum.sent_rows > 0, "%s: nothing was routed", c->name);
     if (c->capacity_factor < 1)
         CHECK(whole->sum.rectified > 0 && whole->sum.filled > 0, "%s: nothing rectified", c->name);
@@ -243,19 +265,25 @@ static void check_shape(const layer_case_t *c, const run_t *whole)
 }
 
 static const layer_case_t cases[] = {
-    {"ordinary", GLN_BACKEND_CPU, 1, 2, 1, 0.8, 0, 0},
-    {"ordinary", GLN_BACKEND_CPU, 1, 2, 2, 0.8, 0, 0},
-    {"ordinary", GLN_BACKEND_CPU, 2, 2, 2, 0.8, 0, 0},
-    {"ordinary", GLN_BACKEND_CPU, 4, 2, 2, 0.8, 0, 0},
-    {"top-1", GLN_BACKEND_CPU, 1, 1, 2, 0.7, 0, 0},
-    {"top-1", GLN_BACKEND_CPU, 2, 1, 1, 0.7, 2, 0},
-    {"dropless", GLN_BACKEND_CPU, 1, 2, 2, INFINITY, 0, 0},
-    {"one expert", GLN_BACKEND_CPU, 1, 1, 2, INFINITY, 0, 1},
-    {"one expert", GLN_BACKEND_CPU, 2, 2, 2, 0.5, 0, 1},
-    {"empty experts", GLN_BACKEND_CPU, 1, 1, 2, 0.5, 0, 2},
-    {"empty experts", GLN_BACKEND_CPU, 2, 2, 2, 4.0, 0, 2},
-    {"reference", GLN_BACKEND_REF, 1, 2, 1, 0.8, 4, 0},
-    {"reference", GLN_BACKEND_REF, 2, 2, 2, 0.8, 0, 0},
+    {"ordinary", GLN_BACKEND_CPU, 1, 2, 1, 0.8, 0, 0, GLN_WIRE_AUTO},
+    {"ordinary", GLN_BACKEND_CPU, 1, 2, 2, 0.8, 0, 0, GLN_WIRE_AUTO},
+    {"ordinary", GLN_BACKEND_CPU, 2, 2, 2, 0.8, 0, 0, GLN_WIRE_AUTO},
+    {"ordinary", GLN_BACKEND_CPU, 4, 2, 2, 0.8, 0, 0, GLN_WIRE_AUTO},
+    {"top-1", GLN_BACKEND_CPU, 1, 1, 2, 0.7, 0, 0, GLN_WIRE_AUTO},
+    {"top-1", GLN_BACKEND_CPU, 2, 1, 1, 0.7, 2, 0, GLN_WIRE_AUTO},
+    {"dropless", GLN_BACKEND_CPU, 1, 2, 2, INFINITY, 0, 0, GLN_WIRE_AUTO},
+    {"one expert", GLN_BACKEND_CPU, 1, 1, 2, INFINITY, 0, 1, GLN_WIRE_AUTO},
+    {"one expert", GLN_BACKEND_CPU, 2, 2, 2, 0.5, 0, 1, GLN_WIRE_AUTO},
+    {"empty experts", GLN_BACKEND_CPU, 1, 1, 2, 0.5, 0, 2, GLN_WIRE_AUTO},
+    {"empty experts", GLN_BACKEND_CPU, 2, 2, 2, 4.0, 0, 2, GLN_WIRE_AUTO},
+    {"reference", GLN_BACKEND_REF, 1, 2, 1, 0.8, 4, 0, GLN_WIRE_AUTO},
+    {"reference", GLN_BACKEND_REF, 2, 2, 2, 0.8, 0, 0, GLN_WIRE_AUTO},
+    {"f32 wire", GLN_BACKEND_CPU, 1, 2, 1, 0.8, 0, 0, GLN_WIRE_F32},
+    {"bf16 wire", GLN_BACKEND_CPU, 1, 2, 1, 0.8, 0, 0, GLN_WIRE_BF16},
+    {"bf16 wire", GLN_BACKEND_CPU, 2, 2, 2, 0.8, 0, 0, GLN_WIRE_BF16},
+    {"bf16 wire", GLN_BACKEND_CPU, 4, 2, 2, 0.8, 0, 0, GLN_WIRE_BF16},
+    {"bf16 wire, top-4", GLN_BACKEND_REF, 1, 4, 2, INFINITY, 0, 0, GLN_WIRE_BF16},
+    {"bf16 wire, one expert", GLN_BACKEND_CPU, 1, 1, 2, 0.5, 0, 1, GLN_WIRE_BF16},
 };
 
 /* A logit that is not finite on one rank ends the forward of all ranks, and the layer lives on. */

@@ -79,6 +79,45 @@ Test(exchange_self, plan_by_hand)
     gln_exchange_close(x);
 }
 
+/* Rows of two bytes; sums are rounded at every node of the tree, scalars stay f32. */
+Test(exchange_self, bf16_rows)
+{
+    gln_exchange_t *x = NULL;
+    gln_exchange_received_t got;
+    gln_exchange_options_t options = good;
+    options.dtype = GLN_BF16, options.groups = 1;
+    /* token 0 of domain 0 goes to all four domains */
+    const int32_t counts[16] = {1, 1, 1, 1}, tokens[4] = {0}, scalars[16] = {1};
+    const gln_exchange_send_t send = {counts, tokens, scalars, (int32_t[16]){0}, NULL};
+    uint16_t in[12][2] = {{0}}, rows[4][2];
+    cr_assert_eq(gln_exchange_open(comm, &options, &x), GLN_OK);
+    cr_assert_eq(gln_exchange_plan(x, &send, &got), GLN_OK);
+    cr_expect_eq(got.rows_count, 4);
+    gln_store(in, 0, GLN_BF16, 1.5);
+    gln_store(in, 1, GLN_BF16, -3);
+    cr_assert_eq(gln_exchange_dispatch(x, in, rows), GLN_OK);
+    gln_traffic_t traffic = gln_exchange_traffic(x);
+    cr_expect(traffic.rank_rows == 4 && traffic.rank_bytes == 4 * 2 * 2);
+    for (int r = 0; r < 4; r++)
+        cr_expect(gln_load(rows[r], 0, GLN_BF16) == 1.5 && gln_load(rows[r], 1, GLN_BF16) == -3);
+    /* (256 + 1) + (256 + 1): each pair loses its 1, so 512; in a row or at once it would be 514 or
+     * 516. (1 + 2) + (253 + 258): 511 is a tie that goes to 512, and 3 + 512 to 516. */
+    const double results[4][2] = {{256, 1}, {1, 2}, {256, 253}, {1, 258}};
+    for (int r = 0; r < 4; r++)
+        for (int h = 0; h < 2; h++)
+            gln_store(rows[r], h, GLN_BF16, results[r][h]);
+    cr_assert_eq(gln_exchange_combine(x, rows, in), GLN_OK);
+    cr_expect_eq(gln_load(in, 0, GLN_BF16), 512, "%g", gln_load(in, 0, GLN_BF16));
+    cr_expect_eq(gln_load(in, 1, GLN_BF16), 516, "%g", gln_load(in, 1, GLN_BF16));
+    for (int k = 2; k < 24; k++)
+        cr_expect_eq(gln_load(in, k, GLN_BF16), 0);
+    const float scalar = 0x1.000002p0f; /* no bf16 */
+    float back = 0;
+    cr_assert_eq(gln_exchange_scalars(x, &scalar, &back), GLN_OK);
+    cr_expect_eq(back, scalar);
+    gln_exchange_close(x);
+}
+
 Test(exchange_self, nothing_to_send)
 {
     gln_exchange_t *x = NULL;
@@ -168,8 +207,8 @@ Test(exchange_self, options)
     refused(o, "at least one domain");
     o = good, o.groups = -1;
     refused(o, "at least one domain");
-    o = good, o.dtype = GLN_BF16;
-    refused(o, "f32 or f64");
+    o = good, o.dtype = (gln_dtype_t)3;
+    refused(o, "f32, bf16 or f64");
     o = good, o.rows_max = 4;
     refused(o, "rows_max in [0, 3]");
     o = good, o.received_rows_max = -1;

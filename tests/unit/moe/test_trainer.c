@@ -86,6 +86,32 @@ Test(trainer, learns)
     gln_test_folder_close(f.folder);
 }
 
+/* Rows between domains in bf16: another run, half the bytes, and it learns as well. */
+Test(trainer, learns_with_a_bf16_wire)
+{
+    fixture_t wide, narrow;
+    gln_eval_report_t a, b;
+    const char *bf16[] = {"parallel.wire=bf16"};
+    make_folder(&wide);
+    narrow = wide;
+    open_fixture(&wide, NULL, 0);
+    open_fixture(&narrow, bf16, 1);
+    gln_step_report_t first = steps(&wide, 1), rounded = steps(&narrow, 1);
+    cr_assert_neq(first.loss, rounded.loss);
+    cr_assert_float_eq(first.loss, rounded.loss, 1e-3);
+    cr_assert_eq(first.traffic.rank_bytes, first.traffic.rank_rows * 16 * 4);
+    cr_assert_eq(rounded.traffic.rank_bytes, rounded.traffic.rank_rows * 16 * 2);
+    steps(&wide, 149);
+    steps(&narrow, 149);
+    cr_assert_eq(gln_trainer_evaluate(wide.trainer, &a), GLN_OK);
+    cr_assert_eq(gln_trainer_evaluate(narrow.trainer, &b), GLN_OK);
+    cr_assert_lt(b.bits_per_byte, 1.0);
+    cr_assert_float_eq(a.bits_per_byte, b.bits_per_byte, 0.1);
+    close_fixture(&narrow);
+    close_fixture(&wide);
+    gln_test_folder_close(wide.folder);
+}
+
 /* Micro-batches share the step's tokens: with no expert overflowing, they sum to the same gradient
  * up to rounding. */
 Test(trainer, accumulation_is_the_same_step)
