@@ -1,6 +1,7 @@
 /* Ranks of the same host are the children of one parent, the daemon of mpirun or srun; which of
  * them are stopped is read from /proc: one look at every process of the host, when the time is
- * over. The lowest rank that is not stopped speaks; the others are a moment behind. */
+ * over. The lowest rank that is not stopped speaks; the others are a moment behind. So are all
+ * ranks of a host where none is stopped: those of the host where one is can name it. */
 #include "launcher/start_watch.h"
 
 #include "launcher/command.h"
@@ -14,7 +15,13 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { NAMES_BYTES = 700, ENVIRONMENT_BYTES = 1 << 16, BEHIND_MS = 500, PIDS_MAX = 64 };
+enum {
+    NAMES_BYTES = 700,
+    ENVIRONMENT_BYTES = 1 << 16,
+    BEHIND_MS = 500,
+    NONE_MS = 600,
+    PIDS_MAX = 64
+};
 
 static ssize_t read_all(const char *path, char *text, size_t size)
 {
@@ -80,6 +87,11 @@ static void find_stopped(stopped_t *found)
     if (folder) closedir(folder);
 }
 
+static void rest_ms(int ms)
+{
+    nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L}, NULL);
+}
+
 /* A stopped process is killed: the daemon then sees a rank that died, which it handles at any
  * moment; ranks that leave while others are stopped in MPI_Init crash mpirun 4.1. */
 static void __attribute__((noreturn)) end_process(const gln_start_watch_t *watch)
@@ -88,14 +100,15 @@ static void __attribute__((noreturn)) end_process(const gln_start_watch_t *watch
     int mine = gln_session_environment_rank();
     found.lowest = mine;
     find_stopped(&found);
-    if (found.lowest < mine) nanosleep(&(struct timespec){.tv_nsec = BEHIND_MS * 1000000L}, NULL);
+    if (found.lowest < mine) rest_ms(BEHIND_MS);
+    if (found.count == 0) rest_ms(NONE_MS);
     fprintf(stderr, "gleaner: error: rank %d: %s did not arrive within %lld ms; operation %s\n",
             mine, found.names[0] ? found.names : "another rank", (long long)watch->timeout_ms,
             watch->operation);
     fflush(stderr);
     for (int i = 0; i < found.count; i++)
         kill(found.pids[i], SIGKILL);
-    if (found.count > 0) nanosleep(&(struct timespec){.tv_sec = 1}, NULL);
+    if (found.count > 0) rest_ms(1000);
     _Exit(GLN_EXIT_FAILED);
 }
 
