@@ -100,8 +100,12 @@ void gln_session_forget(gln_session_t *session)
 static void end_job(gln_session_t *session, gln_status_t status)
 {
     /* Without a message another rank has reported who is missing, and ends the job. MPI_Abort would
-     * wait for a daemon that sleeps until its processes are gone. */
-    if (status == GLN_ERR_PEER && !session->message[0]) _Exit(GLN_EXIT_FAILED);
+     * wait for a daemon that sleeps until its processes are gone. Its sleep after the signal that
+     * woke this rank is cut short by a child that dies in it, not by one that died before. */
+    if (status == GLN_ERR_PEER && !session->message[0]) {
+        nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
+        _Exit(GLN_EXIT_FAILED);
+    }
     speak(session, status);
     gln_comm_abort(session->comm, GLN_EXIT_FAILED);
 }
