@@ -136,13 +136,14 @@ class Trial:
         shared = self.shared_files()
         begin = time.monotonic()
         os.kill(self.pids[self.victim], getattr(signal, "SIG" + self.signal))
-        if not self.wait(SLACK * (START_S + PROMISE_S), lambda: os.path.exists(self.path("status")), 0.01):
+        if not self.wait(SLACK * (START_S + PROMISE_S), lambda: os.path.exists(self.path("status")), 0.01) and not \
+                os.path.exists(self.path("status")):
             self.fail("the job did not end")
         self.seconds = time.monotonic() - begin
         self.living = [p for p in self.pids.values() if lives(p)]
         for _ in range(100):  # the kernel is still tearing them down, perhaps
             self.living = [p for p in self.living if lives(p)]
-            if not self.living or self.job.poll() is not None:
+            if not self.living:
                 break
             time.sleep(0.02)
         try:
@@ -203,8 +204,11 @@ class Trial:
                 self.job.terminate()
                 self.job.wait()
             for pid in self.pids.values():
-                if lives(pid) and os.readlink("/proc/%d/cwd" % pid) == self.work:
-                    os.kill(pid, signal.SIGKILL)
+                try:
+                    if lives(pid) and os.readlink("/proc/%d/cwd" % pid) == self.work:
+                        os.kill(pid, signal.SIGKILL)
+                except OSError:  # gone meanwhile
+                    pass
         line["ok"] = not self.errors
         if self.errors:
             line["errors"], line["stderr"] = self.errors, read(self.path("err"))[:3000]
