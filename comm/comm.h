@@ -46,8 +46,24 @@ void gln_comm_abort(gln_comm_t *comm, int exit_status) __attribute__((noreturn))
  * host and process, and returns GLN_ERR_PEER, at most a second later; where a process of the same
  * node is gone, at once. The communicator is good for abort and close then. 0 (so it begins):
  * wait for ever. Communicators split from this one afterwards inherit it. LOCAL; the same on all
- * ranks. Inside MPI itself (MPI_Init, the making of communicators) there is no such bound. */
+ * ranks. Inside MPI itself (MPI_Init, the making of communicators) there is no such bound: see
+ * gln_comm_set_guard. */
 void gln_comm_set_timeout(gln_comm_t *comm, int64_t timeout_ms);
+/** What the program around can do where comm/ cannot. Bounds MPI's own making and freeing of
+ * communicators and windows, where no wait can be ended: `begin` is called before it, `end` after
+ * it, on the thread that calls MPI. */
+typedef struct gln_comm_guard {
+    void (*begin)(void *ctx, const char *operation, int64_t timeout_ms);
+    void (*end)(void *ctx);
+    /* signals caught so far by which a daemon ends its ranks (SIGCONT, SIGTERM); NULL: not known */
+    int (*signals)(void *ctx);
+    void *ctx;
+} gln_comm_guard_t;
+/** When a wait for other ranks has ended well in this process last, a sign that they live: nanoseconds
+ * of CLOCK_MONOTONIC_COARSE; 0: never. May be called by a signal handler. */
+int64_t gln_comm_met_ns(void);
+/** Process-wide; copied. NULL (so it begins): none. Not called where the timeout is 0. */
+void gln_comm_set_guard(const gln_comm_guard_t *guard);
 /** What these messages say about the place: operation (static storage; NULL: the collective's own
  * name) and layer (-1: none). Shared with all communicators split from this one. LOCAL, cheap. */
 void gln_comm_set_place(gln_comm_t *comm, const char *operation, int layer);

@@ -86,7 +86,7 @@ void gln_comm_set_nodes(gln_comm_t *comm, const int *nodes, int count);
  */
 typedef struct gln_wait {
     gln_comm_t *comm;
-    int64_t now_ns, end_ns, look_ns; /* 0 until the clock is read first */
+    int64_t now_ns, end_ns, look_ns, ask_ns; /* 0 until the clock is read first */
     uint32_t polls;
 } gln_wait_t;
 
@@ -100,6 +100,12 @@ static inline int gln_wait_over(gln_wait_t *wait)
 {
     return (++wait->polls & 15u) == 0 && gln_wait_look(wait);
 }
+
+/** Around a call of MPI that waits without an end. */
+void gln_comm_guard_begin(const gln_comm_t *comm, const char *operation);
+void gln_comm_guard_end(const gln_comm_t *comm);
+/** Signals so far that tell of the end of the job. */
+int gln_comm_guard_signals(void);
 
 /** Find out who is missing and report it. To be called inside a wait that is over; the communicator
  * is given up then.

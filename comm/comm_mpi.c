@@ -304,15 +304,16 @@ typedef struct mpi_window {
 
 static void mpi_window_close(gln_comm_t *comm, void *handle)
 {
-    (void)comm;
     mpi_window_t *w = handle;
     int finalized = 0;
     MPI_Finalized(&finalized);
+    gln_comm_guard_begin(comm, "freeing of a shared window");
     if (!finalized && w->win != MPI_WIN_NULL) {
         MPI_Win_unlock_all(w->win);
         MPI_Win_free(&w->win);
     }
     if (!finalized && w->node != MPI_COMM_NULL) MPI_Comm_free(&w->node);
+    gln_comm_guard_end(comm);
     free(w);
 }
 
@@ -354,7 +355,10 @@ static gln_status_t mpi_window_open(gln_comm_t *comm, size_t bytes, void **bases
     }
     *w = (mpi_window_t){MPI_COMM_NULL, MPI_WIN_NULL};
     *handle = w;
-    return window_map(comm, bytes, bases, w);
+    gln_comm_guard_begin(comm, "making of a shared window");
+    status = window_map(comm, bytes, bases, w);
+    gln_comm_guard_end(comm);
+    return status;
 }
 
 static gln_status_t mpi_split(gln_comm_t *comm, int color, gln_comm_t **out);
@@ -455,8 +459,11 @@ static gln_status_t mpi_split(gln_comm_t *comm, int color, gln_comm_t **out)
     MPI_Comm part = MPI_COMM_NULL;
     gln_status_t status = mpi_barrier(comm); /* MPI_Comm_split waits without an end */
     if (status != GLN_OK) return status;
-    MPI_TRY(MPI_Comm_split(of(comm)->comm, color, comm->rank, &part));
-    return handle_open(part, comm, out);
+    gln_comm_guard_begin(comm, "making of a communicator");
+    int code = MPI_Comm_split(of(comm)->comm, color, comm->rank, &part);
+    status = code == MPI_SUCCESS ? handle_open(part, comm, out) : mpi_fail(code, "MPI_Comm_split");
+    gln_comm_guard_end(comm);
+    return status;
 }
 
 gln_status_t gln_comm_open_mpi(const void *mpi_comm, gln_comm_t **out)

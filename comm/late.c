@@ -5,8 +5,9 @@
  *
  * All ranks that wait find out at about the same moment. On each node the first one reports, and
  * the others take over its verdict without sending it to the log again; of nodes, the one with the
- * lowest waiting rank is ahead of the others. A rank that was stopped itself and runs again begins
- * its wait anew: the others may have been there in the meantime. */
+ * lowest waiting rank is ahead of the others. Other nodes are asked before the time is over and
+ * once more at the end, so that silent ones cost no time then. A rank that was stopped itself and
+ * runs again begins its wait anew: the others may have been there in the meantime. */
 #include "comm/roster_internal.h"
 
 #include "base/log.h"
@@ -18,23 +19,59 @@
 
 enum { YIELD_AFTER_POLLS = 1 << 12, NAMES_MAX = 6, WAITING_MAX = 16 };
 static const int64_t LOOK_NS = 20000000;    /* between two looks at questions and processes */
-static const int64_t ASK_NS = 600000000;    /* for answers of other nodes */
+static const int64_t ASK_NS = 600000000;    /* for answers of other nodes; begins before the end */
+static const int64_t AGAIN_NS = 150000000;  /* for their answers to the second question */
+static const int64_t TELL_NS = 50000000;    /* for the verdict's way to other nodes */
 static const int64_t HOLD_NS = 900000000;   /* that the lowest rank is ahead of other nodes */
 static const int64_t QUIET_NS = 999999999;  /* for the one that reports to end the job */
 static const int64_t PAUSE_NS = 1000000000; /* between two polls: this process was stopped */
 
+static int64_t met_ns;
+
 void gln_wait_begin(gln_comm_t *comm, const char *collective, gln_wait_t *wait)
 {
     wait->comm = comm;
-    wait->now_ns = wait->end_ns = wait->look_ns = 0;
+    wait->now_ns = wait->end_ns = wait->look_ns = wait->ask_ns = 0;
     wait->polls = 0;
     comm->collective = collective;
     if (comm->roster) gln_roster_set_waiting(comm->roster, 1);
 }
 
+int64_t gln_comm_met_ns(void)
+{
+    return __atomic_load_n(&met_ns, __ATOMIC_RELAXED);
+}
+
 void gln_wait_end(gln_comm_t *comm)
 {
-    if (comm->roster) gln_roster_set_waiting(comm->roster, 0);
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now); /* some nanoseconds */
+    __atomic_store_n(&met_ns, (int64_t)now.tv_sec * 1000000000 + now.tv_nsec, __ATOMIC_RELAXED);
+    if (!comm->roster) return;
+    gln_roster_set_waiting(comm->roster, 0);
+    comm->roster->asked_ns = 0;
+}
+
+static gln_comm_guard_t guard;
+
+void gln_comm_set_guard(const gln_comm_guard_t *given)
+{
+    guard = given ? *given : (gln_comm_guard_t){0};
+}
+
+void gln_comm_guard_begin(const gln_comm_t *comm, const char *operation)
+{
+    if (guard.begin && comm->timeout_ms > 0) guard.begin(guard.ctx, operation, comm->timeout_ms);
+}
+
+void gln_comm_guard_end(const gln_comm_t *comm)
+{
+    if (guard.end && comm->timeout_ms > 0) guard.end(guard.ctx);
+}
+
+int gln_comm_guard_signals(void)
+{
+    return guard.signals ? guard.signals(guard.ctx) : 0;
 }
 
 int gln_wait_look(gln_wait_t *wait)
@@ -46,12 +83,18 @@ int gln_wait_look(gln_wait_t *wait)
     int paused = now - wait->now_ns > PAUSE_NS;
     wait->now_ns = now;
     if (paused) { /* so also at first */
-        wait->end_ns = now + comm->timeout_ms * 1000000;
+        int64_t limit = comm->timeout_ms * 1000000;
+        wait->end_ns = now + limit;
+        wait->ask_ns = wait->end_ns - (limit / 2 < ASK_NS ? limit / 2 : ASK_NS);
         wait->look_ns = now + LOOK_NS;
     }
     if (now >= wait->end_ns) return 1;
     if (now < wait->look_ns || !comm->roster) return 0;
     wait->look_ns = now + LOOK_NS;
+    if (now >= wait->ask_ns) {
+        gln_roster_ask_ahead(comm->roster, now);
+        wait->ask_ns = INT64_MAX;
+    }
     return gln_roster_look(comm->roster, now);
 }
 
@@ -149,7 +192,10 @@ static int is_ahead(const gln_roster_t *r)
 /* Fail with what another rank has reported. */
 static gln_status_t take_over(gln_roster_t *r, const text_t *text)
 {
-    gln_roster_rest(r, QUIET_NS);
+    char me[32];
+    snprintf(me, sizeof me, "rank %d (host ", r->rank);
+    /* one that is named was stopped and runs again only because the job is being ended */
+    if (!strstr(text->data, me)) gln_roster_rest(r, QUIET_NS);
     gln_log_hold(1);
     gln_fail(GLN_ERR_PEER, "%s", text->data);
     gln_log_hold(0);
@@ -164,8 +210,12 @@ gln_status_t gln_comm_late(gln_comm_t *comm, const int *ranks, int count)
     if (!r)
         return gln_fail(GLN_ERR_PEER, "no rank arrived within %lld ms",
                         (long long)comm->timeout_ms);
+    if (r->told) {
+        memcpy(text.data, r->told_text, sizeof text.data);
+        return take_over(r, &text);
+    }
     if (gln_roster_verdict(r, NULL) && gln_roster_verdict(r, text.data)) return take_over(r, &text);
-    int ending = gln_roster_ask(r, ASK_NS);
+    int ending = gln_roster_ask(r, ASK_NS, AGAIN_NS);
     int chosen = choose(comm, ranks, count), gone = 0;
     for (int i = 0; i < r->size; i++)
         gone += r->presence[i] == -1 - GLN_GONE;
@@ -178,5 +228,6 @@ gln_status_t gln_comm_late(gln_comm_t *comm, const int *ranks, int count)
     add_waiting(&text, r);
     if (gln_roster_verdict(r, text.data)) return take_over(r, &text);
     if (!is_ahead(r) && (ending || gln_roster_rest(r, HOLD_NS))) return take_over(r, &text);
+    gln_roster_tell(r, text.data, TELL_NS);
     return gln_fail(GLN_ERR_PEER, "%s", text.data);
 }

@@ -28,7 +28,7 @@ struct gln_questions {
     MPI_Request answering; /* the last answer */
 };
 
-enum { LINE_BYTES = 64, QUESTION_TAG = 1, ANSWER_TAG = 2 };
+enum { LINE_BYTES = 64, QUESTION_TAG = 1, ANSWER_TAG = 2, VERDICT_TAG = 3 };
 static const int64_t PROCESSES_NS = 100000000; /* between two looks at /proc */
 
 int64_t gln_clock_ns(void)
@@ -114,12 +114,32 @@ static int is_here(const gln_roster_t *r, int rank)
     return r->node[rank] == r->node[r->rank];
 }
 
+/* The verdict of another node, if one has come. */
+static void hear_verdict(gln_roster_t *r)
+{
+    MPI_Status from;
+    int come = 0;
+    char text[GLN_ROSTER_VERDICT_MAX] = "";
+    if (r->told ||
+        MPI_Iprobe(MPI_ANY_SOURCE, VERDICT_TAG, r->questions->comm, &come, &from) != MPI_SUCCESS ||
+        !come)
+        return;
+    if (MPI_Recv(text, (int)sizeof text, MPI_BYTE, from.MPI_SOURCE, VERDICT_TAG, r->questions->comm,
+                 MPI_STATUS_IGNORE) != MPI_SUCCESS)
+        return;
+    text[sizeof text - 1] = 0;
+    r->told = 1;
+    memcpy(r->told_text, text, sizeof text);
+    gln_roster_verdict(r, text);
+}
+
 /* Answer all questions that have come. Errors are left to the wait itself. */
 static void answer(gln_roster_t *r)
 {
     MPI_Status from;
     int come = 0, sent = 0;
     if (!r->questions) return;
+    hear_verdict(r);
     while (MPI_Test(&r->questions->answering, &sent, MPI_STATUS_IGNORE) == MPI_SUCCESS && sent &&
            MPI_Iprobe(MPI_ANY_SOURCE, QUESTION_TAG, r->questions->comm, &come, &from) ==
                MPI_SUCCESS &&
@@ -136,22 +156,11 @@ static void answer(gln_roster_t *r)
     }
 }
 
-int gln_roster_look(gln_roster_t *r, int64_t now_ns)
-{
-    answer(r);
-    if (gln_roster_verdict(r, NULL)) return 1;
-    if (now_ns < r->look_ns) return 0;
-    r->look_ns = now_ns + PROCESSES_NS;
-    for (int rank = 0; rank < r->size; rank++)
-        if (is_here(r, rank) && presence_here(r, rank) == GLN_GONE) return 1;
-    return 0;
-}
-
-/* Take the answers that have come. @return 1 when more cannot tell more */
+/* Take the answers that have come. @return how many */
 static int collect(gln_roster_t *r)
 {
     MPI_Status from;
-    int come = 0;
+    int come = 0, taken = 0;
     while (MPI_Iprobe(MPI_ANY_SOURCE, ANSWER_TAG, r->questions->comm, &come, &from) ==
                MPI_SUCCESS &&
            come) {
@@ -161,51 +170,119 @@ static int collect(gln_roster_t *r)
         if (!states || MPI_Recv(states, count, MPI_BYTE, source, ANSWER_TAG, r->questions->comm,
                                 MPI_STATUS_IGNORE) != MPI_SUCCESS) {
             free(states);
-            return 1;
+            return taken;
         }
         for (int rank = 0; rank < r->size; rank++)
             if (r->node[rank] == r->node[source] && r->place_on_node[rank] < count)
                 r->presence[rank] = states[r->place_on_node[rank]];
         free(states);
+        taken++;
     }
-    for (int rank = 0; rank < r->size; rank++)
-        if (r->presence[rank] == GLN_SILENT) return 0;
-    return 1;
+    return taken;
 }
 
-/* @return 1 when a signal came */
-static int pause_briefly(void)
+int gln_roster_look(gln_roster_t *r, int64_t now_ns)
 {
-    return nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL) != 0;
+    answer(r);
+    if (r->asked_ns) r->answers += collect(r);
+    if (r->told || gln_roster_verdict(r, NULL)) return 1;
+    if (now_ns < r->look_ns) return 0;
+    r->look_ns = now_ns + PROCESSES_NS;
+    for (int rank = 0; rank < r->size; rank++)
+        if (is_here(r, rank) && presence_here(r, rank) == GLN_GONE) return 1;
+    return 0;
+}
+
+/* @return 1 when a signal has come since there were `before` */
+static int pause_briefly(int before)
+{
+    return nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL) != 0 ||
+           gln_comm_guard_signals() != before;
 }
 
 int gln_roster_rest(gln_roster_t *r, int64_t limit_ns)
 {
     int64_t end = gln_clock_ns() + limit_ns;
+    int signals = gln_comm_guard_signals(), told = r->told;
     while (gln_clock_ns() < end) {
-        if (pause_briefly()) return 1;
+        if (pause_briefly(signals)) return 1;
         answer(r);
+        if (r->told != told) return 1;
     }
     return 0;
 }
 
-int gln_roster_ask(gln_roster_t *r, int64_t limit_ns)
+static void send_questions(gln_roster_t *r)
 {
     static const char question = '?';
-    for (int rank = 0; rank < r->size; rank++)
-        r->presence[rank] = (signed char)(is_here(r, rank) ? presence_here(r, rank) : GLN_SILENT);
-    if (!r->questions) return 0;
     for (int rank = 0; rank < r->size; rank++) {
         MPI_Request request;
         if (!is_here(r, rank) && MPI_Isend(&question, 1, MPI_BYTE, rank, QUESTION_TAG,
                                            r->questions->comm, &request) == MPI_SUCCESS)
             MPI_Request_free(&request); /* whoever does not listen never takes it */
     }
+}
+
+void gln_roster_tell(gln_roster_t *r, const char *text, int64_t limit_ns)
+{
     int64_t end = gln_clock_ns() + limit_ns;
-    int ending = 0;
-    while (!collect(r) && gln_clock_ns() < end) {
+    if (!r->questions) return;
+    snprintf(r->told_text, sizeof r->told_text, "%s", text);
+    MPI_Request *sent = calloc((size_t)r->size, sizeof *sent);
+    if (!sent) return; /* they find out themselves */
+    for (int rank = 0; rank < r->size; rank++) {
+        sent[rank] = MPI_REQUEST_NULL;
+        if (!is_here(r, rank))
+            MPI_Isend(r->told_text, (int)sizeof r->told_text, MPI_BYTE, rank, VERDICT_TAG,
+                      r->questions->comm, &sent[rank]);
+    }
+    for (int done = 0; !done && gln_clock_ns() < end;)
+        if (MPI_Testall(r->size, sent, &done, MPI_STATUSES_IGNORE) != MPI_SUCCESS) break;
+    for (int rank = 0; rank < r->size; rank++)
+        if (sent[rank] != MPI_REQUEST_NULL) MPI_Request_free(&sent[rank]);
+    free(sent);
+}
+
+static void forget_others(gln_roster_t *r)
+{
+    r->answers = 0;
+    for (int rank = 0; rank < r->size; rank++)
+        if (!is_here(r, rank)) r->presence[rank] = GLN_SILENT;
+}
+
+void gln_roster_ask_ahead(gln_roster_t *r, int64_t now_ns)
+{
+    if (!r->questions) return;
+    collect(r); /* what an earlier wait asked for */
+    forget_others(r);
+    r->asked_ns = now_ns;
+    send_questions(r);
+}
+
+static int silent(const gln_roster_t *r)
+{
+    int count = 0;
+    for (int rank = 0; rank < r->size; rank++)
+        count += r->presence[rank] == GLN_SILENT;
+    return count;
+}
+
+int gln_roster_ask(gln_roster_t *r, int64_t limit_ns, int64_t again_ns)
+{
+    int64_t now = gln_clock_ns();
+    int ending = 0, signals = gln_comm_guard_signals();
+    for (int rank = 0; rank < r->size; rank++)
+        if (is_here(r, rank)) r->presence[rank] = (signed char)presence_here(r, rank);
+    if (!r->questions) return 0;
+    if (!r->asked_ns) gln_roster_ask_ahead(r, now);
+    int64_t end = r->asked_ns + limit_ns, again_end = now + again_ns;
+    int expected = r->answers; /* by whoever has answered before */
+    if (expected > 0) send_questions(r);
+    for (r->answers = 0;; ending |= pause_briefly(signals)) {
         answer(r);
-        ending |= pause_briefly();
+        r->answers += collect(r);
+        now = gln_clock_ns();
+        if ((now >= end || !silent(r)) && (now >= again_end || r->answers >= expected)) break;
     }
     return ending;
 }

@@ -43,6 +43,10 @@ struct gln_roster {
     size_t page_bytes;
     struct gln_questions *questions; /* to other nodes; NULL with one node */
     int64_t look_ns;                 /* when processes are looked at again */
+    int64_t asked_ns;                /* when other nodes were asked in this wait; 0: not yet */
+    int answers;                     /* that came since */
+    int told;                        /* another node has told its verdict */
+    char told_text[GLN_ROSTER_VERDICT_MAX];
     gln_place_t place;
 };
 
@@ -56,11 +60,19 @@ void gln_roster_set_waiting(gln_roster_t *roster, int waiting);
 /** To be called now and then while waiting: answers who asks. @return 1 when a process of this node
  * is gone, or there is a verdict. */
 int gln_roster_look(gln_roster_t *roster, int64_t now_ns);
-/** Fill roster->presence: this node's from its page and the kernel, others' by asking them, for at
- * most `limit_ns`. LOCAL: whoever waits, answers.
+/** Ask other nodes ahead of the end of a wait, so that answers are there when it comes: then a look
+ * collects them. LOCAL. */
+void gln_roster_ask_ahead(gln_roster_t *roster, int64_t now_ns);
+/** Fill roster->presence: this node's from its page and the kernel, others' by asking them. Waits
+ * until `limit_ns` after the first question; those that answered an earlier question are asked
+ * again and given `again_ns`. LOCAL: whoever waits, answers.
  *  @return 1 when a signal came meanwhile: as a rule, the job is being ended */
-int gln_roster_ask(gln_roster_t *roster, int64_t limit_ns);
-/** Do nothing but answer, until the time is over (0) or a signal comes (1). */
+int gln_roster_ask(gln_roster_t *roster, int64_t limit_ns, int64_t again_ns);
+/** Tell other nodes the verdict: whoever waits there takes it over. Returns when it is on its way,
+ * or after `limit_ns`. LOCAL */
+void gln_roster_tell(gln_roster_t *roster, const char *text, int64_t limit_ns);
+/** Do nothing but answer, until the time is over (0) or a signal comes or another node tells its
+ * verdict (1). */
 int gln_roster_rest(gln_roster_t *roster, int64_t limit_ns);
 
 /** The verdict on this node: the first rank that finds out who is missing writes it, and all others

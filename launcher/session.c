@@ -9,6 +9,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 static pthread_mutex_t sink_lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -51,6 +53,25 @@ static int64_t start_ms(const gln_session_t *session)
     return timeout_ms > 0 && timeout_ms < GLN_SESSION_START_MS ? GLN_SESSION_START_MS : timeout_ms;
 }
 
+static gln_start_watch_t inside_mpi;
+static volatile sig_atomic_t signals_heard, many_ranks;
+
+static int guard_signals(void *watch)
+{
+    (void)watch;
+    return signals_heard;
+}
+
+static void guard_begin(void *watch, const char *operation, int64_t timeout_ms)
+{
+    gln_start_watch_begin(operation, timeout_ms, watch);
+}
+
+static void guard_end(void *watch)
+{
+    gln_start_watch_end(watch);
+}
+
 gln_status_t gln_session_join(gln_session_t *session)
 {
     gln_start_watch_t watch;
@@ -64,8 +85,10 @@ gln_status_t gln_session_join(gln_session_t *session)
         return status;
     }
     gln_comm_set_timeout(session->comm, session->timeout_ms);
+    gln_comm_set_guard(&(gln_comm_guard_t){guard_begin, guard_end, guard_signals, &inside_mpi});
     session->rank = gln_comm_rank(session->comm);
     session->ranks = gln_comm_size(session->comm);
+    many_ranks = session->ranks > 1;
     return GLN_OK;
 }
 
@@ -77,8 +100,12 @@ void gln_session_forget(gln_session_t *session)
 static void end_job(gln_session_t *session, gln_status_t status)
 {
     /* Without a message another rank has reported who is missing, and ends the job. MPI_Abort would
-     * wait for a daemon that sleeps until its processes are gone. */
-    if (status == GLN_ERR_PEER && !session->message[0]) _Exit(GLN_EXIT_FAILED);
+     * wait for a daemon that sleeps until its processes are gone. Its sleep after the signal that
+     * woke this rank is cut short by a child that dies in it, not by one that died before. */
+    if (status == GLN_ERR_PEER && !session->message[0]) {
+        nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
+        _Exit(GLN_EXIT_FAILED);
+    }
     speak(session, status);
     gln_comm_abort(session->comm, GLN_EXIT_FAILED);
 }
@@ -136,6 +163,7 @@ int gln_session_leave(gln_session_t *session, gln_status_t status)
     gln_comm_close(session->comm);
     gln_start_watch_end(&watch);
     session->comm = NULL;
+    gln_comm_set_guard(NULL);
     gln_log_set_sink(NULL, NULL);
     return gln_session_exit_status(status, session->working);
 }
@@ -153,15 +181,39 @@ int gln_session_environment_rank(void)
 
 static volatile sig_atomic_t stop_asked;
 
+/* A daemon ends its ranks with SIGCONT, SIGTERM and SIGKILL, a second between each. A rank that was
+ * stopped wakes by the first one; when it has met no other rank for a while at the second, they are
+ * gone and there is no step to finish: it leaves, so that the daemon has none to wait for. (It may
+ * hang inside MPI, which saw the others leave.) */
+static int64_t continued_ns; /* written by the handler alone */
+
+static int64_t handler_clock_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static void leave_if_alone(void)
+{
+    int64_t now = handler_clock_ns(), since = now - continued_ns;
+    if (many_ranks && since > 500000000 && since < 2000000000 &&
+        now - gln_comm_met_ns() > 500000000)
+        _exit(GLN_EXIT_FAILED);
+}
+
 static void ask_stop(int number)
 {
-    (void)number;
+    if (number == SIGTERM) leave_if_alone();
     stop_asked = 1;
+    signals_heard = signals_heard + 1;
 }
 
 static void hear(int number)
 {
     (void)number;
+    continued_ns = handler_clock_ns();
+    signals_heard = signals_heard + 1;
 }
 
 void gln_session_catch_signals(void)

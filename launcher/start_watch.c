@@ -1,6 +1,7 @@
 /* Ranks of the same host are the children of one parent, the daemon of mpirun or srun; which of
  * them are stopped is read from /proc: one look at every process of the host, when the time is
- * over. The lowest rank that is not stopped speaks; the others are a moment behind. */
+ * over. The lowest rank that is not stopped speaks; the others are a moment behind. So are all
+ * ranks of a host where none is stopped: those of the host where one is can name it. */
 #include "launcher/start_watch.h"
 
 #include "launcher/command.h"
@@ -14,7 +15,14 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { NAMES_BYTES = 700, ENVIRONMENT_BYTES = 1 << 16, BEHIND_MS = 500, PIDS_MAX = 64 };
+enum {
+    NAMES_BYTES = 700,
+    ENVIRONMENT_BYTES = 1 << 16,
+    BEHIND_MS = 500,
+    NONE_MS = 400,
+    STOPPED_MS = 300,
+    PIDS_MAX = 64
+};
 
 static ssize_t read_all(const char *path, char *text, size_t size)
 {
@@ -80,29 +88,54 @@ static void find_stopped(stopped_t *found)
     if (folder) closedir(folder);
 }
 
+static void rest_ms(int ms)
+{
+    nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L}, NULL);
+}
+
+/* This process itself was stopped when the time was over, and woke because a daemon ends the job.
+ * Alone on its host, nobody but itself can name it. It dies in the daemon's sleep after the signal
+ * that woke it, which cuts that sleep short. */
+static void __attribute__((noreturn)) end_stopped(const gln_start_watch_t *watch, int mine)
+{
+    char host[64] = "?";
+    gethostname(host, sizeof host - 1);
+    fprintf(stderr,
+            "gleaner: error: rank %d (host %s, pid %lld, stopped) did not arrive within %lld ms; "
+            "operation %s\n",
+            mine, host, (long long)getpid(), (long long)watch->timeout_ms, watch->operation);
+    fflush(stderr);
+    rest_ms(100);
+    _Exit(GLN_EXIT_FAILED);
+}
+
 /* A stopped process is killed: the daemon then sees a rank that died, which it handles at any
  * moment; ranks that leave while others are stopped in MPI_Init crash mpirun 4.1. */
-static void __attribute__((noreturn)) end_process(const gln_start_watch_t *watch)
+static void __attribute__((noreturn)) end_process(const gln_start_watch_t *watch, int64_t late_ms)
 {
     static stopped_t found;
     int mine = gln_session_environment_rank();
     found.lowest = mine;
+    if (late_ms > STOPPED_MS) end_stopped(watch, mine);
     find_stopped(&found);
-    if (found.lowest < mine) nanosleep(&(struct timespec){.tv_nsec = BEHIND_MS * 1000000L}, NULL);
+    if (found.lowest < mine) rest_ms(BEHIND_MS);
+    if (found.count == 0) rest_ms(NONE_MS);
     fprintf(stderr, "gleaner: error: rank %d: %s did not arrive within %lld ms; operation %s\n",
-            mine, found.names[0] ? found.names : "another rank", (long long)watch->timeout_ms,
-            watch->operation);
+            mine, found.names[0] ? found.names : "another rank (none of this host is stopped)",
+            (long long)watch->timeout_ms, watch->operation);
     fflush(stderr);
     for (int i = 0; i < found.count; i++)
         kill(found.pids[i], SIGKILL);
-    if (found.count > 0) nanosleep(&(struct timespec){.tv_sec = 1}, NULL);
+    /* The first that leaves makes every daemon end its ranks. One that dies just then costs its
+     * daemon two whole sleeps, one that dies later cuts one of them short: one after the other. */
+    rest_ms(found.count > 0 ? 1000 : 100 * (mine < 10 ? mine : 10));
     _Exit(GLN_EXIT_FAILED);
 }
 
 static void *run(void *argument)
 {
     gln_start_watch_t *watch = argument;
-    struct timespec end;
+    struct timespec end, now;
     clock_gettime(CLOCK_MONOTONIC, &end);
     end.tv_sec += (time_t)(watch->timeout_ms / 1000);
     end.tv_nsec += (long)(watch->timeout_ms % 1000) * 1000000;
@@ -116,7 +149,10 @@ static void *run(void *argument)
         late = pthread_cond_timedwait(&watch->ended, &watch->lock, &end);
     bool over = watch->over;
     pthread_mutex_unlock(&watch->lock);
-    if (!over) end_process(watch);
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    int64_t late_ms =
+        (int64_t)(now.tv_sec - end.tv_sec) * 1000 + (now.tv_nsec - end.tv_nsec) / 1000000;
+    if (!over) end_process(watch, late_ms);
     return NULL;
 }
 

@@ -1,6 +1,6 @@
-/* A bound on what happens inside MPI itself, at the start and the end of a job, where no
- * communicator can watch: a thread that ends this process, and with it the job, when the time is
- * over.
+/* A bound on what happens inside MPI itself, at the start and the end of a job and where it makes
+ * communicators, where no wait can be ended: a thread that ends this process, and with it the job,
+ * when the time is over.
  *
  *     gln_start_watch_t watch;
  *     gln_start_watch_begin("start of MPI", timeout_ms, &watch);
