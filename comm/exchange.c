@@ -127,8 +127,11 @@ gln_status_t gln_exchange_forward(gln_exchange_t *x, const gln_exchange_flow_t *
         for (int j = 0; j < x->group; j++)
             if (gln_exchange_rank_of(x, s, j) == x->comm->rank) {
                 int pair = gln_exchange_index_of(x, s, j) * x->group + source_index(x, s);
-                gln_exchange_pair_copy(x, flow, unit, in, s, j,
-                                       (char *)out + (size_t)flow->received_offset[pair] * unit);
+                char *to = (char *)out + (size_t)flow->received_offset[pair] * unit;
+                if (flow == &x->rows && x->window.shared)
+                    gln_exchange_window_own(x, in, s, j, to);
+                else
+                    gln_exchange_pair_copy(x, flow, unit, in, s, j, to);
             }
     if (flow == &x->rows) status = gln_exchange_window_write(x, in);
     if (status == GLN_OK) status = ops->wait(x->comm);
