@@ -100,7 +100,8 @@ void gln_exchange_window_plan(gln_exchange_t *x)
  * first of its domains in the group. */
 static int peer_at(const gln_exchange_t *x, int step, int *j0)
 {
-    int index = (x->comm->rank - x->rank_first + step + x->group_ranks) % x->group_ranks;
+    int index = x->comm->rank - x->rank_first + step;
+    index += index < 0 ? x->group_ranks : index >= x->group_ranks ? -x->group_ranks : 0;
     *j0 = index * x->local;
     return gln_exchange_window_has(x, x->rank_first + index) ? x->rank_first + index : -1;
 }
@@ -162,11 +163,12 @@ static gln_status_t peers_await_done(const gln_exchange_t *x, const char *what)
     return status;
 }
 
-/* Where the rows of pair (s, j) lie in the window of the rank that receives them. */
-static char *pair_place(const gln_exchange_t *x, int peer, int s, int j)
+/* Where the rows of local domain s lie in the window of the rank that receives them, for its domain
+ * number i. */
+static char *pair_place(const gln_exchange_t *x, int peer, int s, int i)
 {
     int own = x->comm->rank - x->rank_first;
-    int pair = gln_exchange_index_of(x, s, j) * x->group + own * x->local + s;
+    int pair = i * x->group + own * x->local + s;
     return rows_of(x, peer) + (size_t)offsets_of(x, peer)[pair] * x->row_bytes;
 }
 
@@ -230,7 +232,7 @@ static void peer_write(gln_exchange_t *x, const char *in)
     int j0, peer = peer_at(x, x->window_step, &j0);
     for (int j = j0; j < j0 + x->local; j++)
         for (int s = 0; s < x->local; s++)
-            pair_gather(x, in, s * x->group + j, NULL, pair_place(x, peer, s, j));
+            pair_gather(x, in, s * x->group + j, NULL, pair_place(x, peer, s, j - j0));
     gln_counter_post(done_of(x, x->comm->rank, peer), x->epoch);
     next_peer(x, x->window_step + 1);
 }
@@ -282,7 +284,7 @@ gln_status_t gln_exchange_window_find(gln_exchange_t *x)
         if (status != GLN_OK) return status;
         for (int s = 0; s < x->local; s++)
             for (int j = j0; j < j0 + x->local; j++)
-                x->pair_rows[s * x->group + j] = pair_place(x, peer, s, j);
+                x->pair_rows[s * x->group + j] = pair_place(x, peer, s, j - j0);
     }
     return GLN_OK;
 }
