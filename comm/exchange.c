@@ -41,7 +41,8 @@ static int source_index(const gln_exchange_t *x, int s)
 static int peer_of(const gln_exchange_t *x, int step, int *domain)
 {
     int own = x->comm->rank - x->rank_first;
-    int index = (own + step + x->group_ranks) % x->group_ranks;
+    int index = own + step;
+    index += index < 0 ? x->group_ranks : index >= x->group_ranks ? -x->group_ranks : 0;
     *domain = index * x->local;
     return x->rank_first + index;
 }
@@ -123,13 +124,17 @@ gln_status_t gln_exchange_forward(gln_exchange_t *x, const gln_exchange_flow_t *
             if (status != GLN_OK) return status;
         }
     }
+    int own = (x->comm->rank - x->rank_first) * x->local;
+    int own_end = own + (x->group_ranks > 1 ? x->local : x->group);
     for (int s = 0; s < x->local; s++)
-        for (int j = 0; j < x->group; j++)
-            if (gln_exchange_rank_of(x, s, j) == x->comm->rank) {
-                int pair = gln_exchange_index_of(x, s, j) * x->group + source_index(x, s);
-                gln_exchange_pair_copy(x, flow, unit, in, s, j,
-                                       (char *)out + (size_t)flow->received_offset[pair] * unit);
-            }
+        for (int j = own; j < own_end; j++) {
+            int pair = gln_exchange_index_of(x, s, j) * x->group + source_index(x, s);
+            char *to = (char *)out + (size_t)flow->received_offset[pair] * unit;
+            if (flow == &x->rows && x->window.shared)
+                gln_exchange_window_own(x, in, s, j, to);
+            else
+                gln_exchange_pair_copy(x, flow, unit, in, s, j, to);
+        }
     if (flow == &x->rows) status = gln_exchange_window_write(x, in);
     if (status == GLN_OK) status = ops->wait(x->comm);
     if (status == GLN_OK && by_node) status = gln_exchange_node_dispatch_finish(x, out);

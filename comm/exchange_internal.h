@@ -82,6 +82,8 @@ struct gln_exchange {
     gln_window_t window;    /* counters, offsets and the receive buffer; see exchange_window.c */
     size_t window_offsets, window_rows; /* bytes from the window's start */
     uint64_t epoch;                     /* dispatches and combines so far */
+    const gln_counter_t *window_next;   /* dispatch: `ready` of the next peer to get rows, if any */
+    int window_step;                    /* which neighbour to the right that is */
     char *sums;                         /* [levels, H] partial sums of one token */
     gln_traffic_t traffic_dispatch, traffic_combine, traffic;
     gln_exchange_node_t node;
@@ -105,9 +107,11 @@ gln_status_t gln_exchange_window_open(gln_exchange_t *x);
 int gln_exchange_window_has(const gln_exchange_t *x, int rank);
 /** Tell peers the plan's offsets. */
 void gln_exchange_window_plan(gln_exchange_t *x);
-/** Dispatch: allow peers to write; write to theirs; wait for theirs, and copy where `out` is not
- * the receive buffer. */
+/** Dispatch: allow peers to write; copy a pair that stays on this rank, and in between write to
+ * peers that allow it; write to the rest; wait for theirs, and copy where `out` is not the receive
+ * buffer. */
 void gln_exchange_window_begin(gln_exchange_t *x);
+void gln_exchange_window_own(gln_exchange_t *x, const char *in, int s, int j, char *to);
 gln_status_t gln_exchange_window_write(gln_exchange_t *x, const char *in);
 gln_status_t gln_exchange_window_written(gln_exchange_t *x, char *out);
 /** Combine: show peers the results; wait for theirs and note where they lie (x->pair_rows); say

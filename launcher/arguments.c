@@ -57,6 +57,8 @@ static const gln_option_text_t texts[GLN_OPTIONS] = {
     [GLN_OPTION_HIDDEN] = {"--hidden", "H", "columns of a row; default: as many as make 1 KiB"},
     [GLN_OPTION_BYTES] = {"--bytes", "N", "largest number of bytes per peer; default: 33554432"},
     [GLN_OPTION_DTYPE] = {"--dtype", "TYPE", "elements of a row: f32 (default) or bf16"},
+    [GLN_OPTION_PATH] = {"--path", "WHAT",
+                         "rows inside a node: auto (default), shared or messages"},
 };
 
 const gln_option_text_t *gln_option_text(gln_option_t option)

@@ -47,6 +47,7 @@ typedef enum gln_option {
     GLN_OPTION_HIDDEN,
     GLN_OPTION_BYTES,
     GLN_OPTION_DTYPE,
+    GLN_OPTION_PATH,
     GLN_OPTIONS
 } gln_option_t;
 

@@ -79,9 +79,13 @@ static const gln_command_t commands[] = {
      "with packing and unpacking of the same rows, of one core that gathers them into memory of "
      "its own,\n"
      "and of memcpy, in turn in one run. Routing is uniform, or that of --logits with one k of --k "
-     "(2).\n",
-     COMMON | BIT(JSON) | BIT(HIDDEN) | BIT(DTYPE) | BIT(BYTES) | BIT(REPEAT) | BIT(LOGITS) |
-         BIT(TENSOR) | BIT(K),
+     "(2).\n"
+     "With them what two cores allow: a cache line from one to the other, the gather into memory "
+     "that\n"
+     "another core has just read or out of memory that it has just written, and the floor of a "
+     "dispatch.\n",
+     COMMON | BIT(JSON) | BIT(HIDDEN) | BIT(DTYPE) | BIT(BYTES) | BIT(REPEAT) | BIT(PATH) |
+         BIT(LOGITS) | BIT(TENSOR) | BIT(K),
      0, 0, 0, gln_command_bench_exchange},
     {"route", "", "run a routing policy alone on gate logits",
      "Routes the logits [D, T, E] (or [T, E]) of --logits with the policy of --config, on one "

@@ -162,7 +162,12 @@ says "bench exchange --dtype" 'expected f32 or bf16, found "f16"' err
 must_run 2 bench exchange --bytes 4096 --repeat 2 --hidden 16 --json
 has_keys "bench exchange --json" out bench path dispatch_bytes_per_second dispatch_to_gather dispatch_to_alltoallv
 says "bench exchange --json" '"row_bytes_sent":8192.0,"row_bytes_left":4096.0' out
+has_keys "bench exchange --json" out shared_bytes_per_second pull_bytes_per_second handoff_seconds floor_bytes_per_second dispatch_to_floor
 documented out
+must_run 2 bench exchange --bytes 1024 --repeat 1 --path messages
+says "bench exchange --path messages" 'path inside a node: messages' out
+must_run 2 bench exchange --bytes 1024 --repeat 1 --path shared --json
+says "bench exchange --path shared" '"path":"shared"' out
 must_run 0 bench exchange --bytes 1024 --repeat 1
 says "bench exchange" 'path inside a node: messages' out
 finish

@@ -146,6 +146,7 @@ done
 must_run 2 bench exchange --logits random.safetensors --k 1 --bytes 4096 --repeat 1
 grep -q 'recorded routing' out || fail "bench exchange --logits: not recorded routing"
 refuse "bench: k" '--k|0' bench router --k 1,0
+refuse "bench: path" '--path|auto, shared or messages|shred' bench exchange --path shred
 refuse "bench: hidden" 'model.hidden|8' bench router --logits random.safetensors --set model.hidden=4
 refuse "bench: too many tokens" '--tokens|160' bench router --logits random.safetensors --tokens 161
 finish
