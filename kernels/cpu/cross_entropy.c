@@ -1,5 +1,7 @@
 /* Cross entropy and its gradient, O(N V): the row's maximum, its exponentials and their sum, the
- * scaled difference. Exponentials are kept in dlogits, which may be the logits. */
+ * scaled difference. Exponentials are kept in dlogits, which may be the logits, where its type
+ * is wide enough, and computed again elsewhere. */
+#ifndef FN
 #include <math.h>
 #include <string.h>
 
@@ -50,12 +52,25 @@ GLN_CLONES static void scale_row(float factor, int64_t v, float *x)
         x[i] *= factor;
 }
 
-static void entropy_row(const gln_cross_entropy_t *args, int64_t n)
+#define GLN_CPU_FILE "kernels/cpu/cross_entropy.c"
+#include "kernels/cpu/both_types.inc"
+#else
+
+/* dlogits = factor exp(logits - max), where the exponentials are not kept. */
+GLN_CLONES static void FN(store_gradient)(const float *restrict logits, float max, float factor,
+                                          int64_t v, elem *restrict dlogits)
+{
+    for (int64_t i = 0; i < v; ++i)
+        dlogits[i] = PUT(gln_expf(logits[i] - max) * factor);
+}
+
+static void FN(entropy_row)(const gln_cross_entropy_t *args, int64_t n)
 {
     const float *logits = (const float *)args->logits + n * args->v;
-    float *dlogits = args->dlogits != NULL ? (float *)args->dlogits + n * args->v : NULL;
+    elem *dlogits = args->dlogits != NULL ? (elem *)args->dlogits + n * args->v : NULL;
+    int keep = sizeof(elem) == sizeof(float); /* exponentials, in dlogits */
     int32_t target = args->target[n];
-    float max, sum, logit;
+    float max, sum, logit, factor;
 
     if (target < 0) {
         ((float *)args->loss)[n] = 0;
@@ -64,14 +79,18 @@ static void entropy_row(const gln_cross_entropy_t *args, int64_t n)
     }
     max = row_max(logits, args->v);
     logit = logits[target];
-    sum = store_exp(logits, max, args->v, dlogits);
+    sum = store_exp(logits, max, args->v, keep ? (float *)(void *)dlogits : NULL);
     ((float *)args->loss)[n] = (float)((double)max - (double)logit + log((double)sum));
     if (dlogits == NULL) return;
-    scale_row((float)(args->scale / (double)sum), args->v, dlogits);
-    dlogits[target] -= (float)args->scale;
+    factor = (float)(args->scale / (double)sum);
+    if (keep)
+        scale_row(factor, args->v, (float *)(void *)dlogits);
+    else
+        FN(store_gradient)(logits, max, factor, args->v, dlogits);
+    dlogits[target] = PUT(gln_expf(logit - max) * factor - (float)args->scale);
 }
 
-static void entropy_task(void *ctx, int task, int worker)
+static void FN(entropy_task)(void *ctx, int task, int worker)
 {
     const entropy_run_t *run = ctx;
     int64_t first = task * run->task_rows;
@@ -79,13 +98,14 @@ static void entropy_task(void *ctx, int task, int worker)
 
     (void)worker;
     for (int64_t n = first; n < last; ++n)
-        entropy_row(run->args, n);
+        FN(entropy_row)(run->args, n);
 }
 
-gln_status_t gln_cpu_cross_entropy(gln_kernels_t *k, const gln_cross_entropy_t *args)
+gln_status_t FN(cross_entropy)(gln_kernels_t *k, const gln_cross_entropy_t *args)
 {
     entropy_run_t run = {args, gln_cpu_task_rows(args->v)};
 
-    gln_pool_run(k->pool, gln_cpu_tasks(args->n, run.task_rows), entropy_task, &run);
+    gln_pool_run(k->pool, gln_cpu_tasks(args->n, run.task_rows), FN(entropy_task), &run);
     return GLN_OK;
 }
+#endif
