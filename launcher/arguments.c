@@ -56,6 +56,8 @@ static const gln_option_text_t texts[GLN_OPTIONS] = {
     [GLN_OPTION_SVG] = {"--svg", "FILE", "draw the same into this file"},
     [GLN_OPTION_HIDDEN] = {"--hidden", "H", "columns of a row, F32; default: 256"},
     [GLN_OPTION_BYTES] = {"--bytes", "N", "largest number of bytes per peer; default: 33554432"},
+    [GLN_OPTION_SHAPES] = {"--shapes", "LIST",
+                           "layers T:H:F:E:K (tokens, hidden, expert hidden, experts, routes)"},
 };
 
 const gln_option_text_t *gln_option_text(gln_option_t option)

@@ -46,6 +46,7 @@ typedef enum gln_option {
     GLN_OPTION_SVG,
     GLN_OPTION_HIDDEN,
     GLN_OPTION_BYTES,
+    GLN_OPTION_SHAPES,
     GLN_OPTIONS
 } gln_option_t;
 
