@@ -2,9 +2,8 @@
  * double that lies beside a tie of bf16 is not first rounded onto it. */
 #include "base/tensor.h"
 
+#include "base/bf16.h"
 #include "base/log.h"
-#include <math.h>
-#include <string.h>
 
 size_t gln_dtype_bytes(gln_dtype_t dtype)
 {
@@ -38,32 +37,12 @@ gln_dtype_t gln_dtype_acc(gln_dtype_t dtype)
     return dtype == GLN_F64 ? GLN_F64 : GLN_F32;
 }
 
-static double bf16_load(uint16_t half)
-{
-    uint32_t bits = (uint32_t)half << 16;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return (double)value;
-}
-
-static uint16_t bf16_from_double(double value)
-{
-    float single = (float)value;
-    uint32_t bits;
-    memcpy(&bits, &single, sizeof bits);
-    if (isnan(value)) return (uint16_t)((bits >> 16) | 0x40u); /* stays a (quiet) NaN */
-    if ((bits & 0xffffu) == 0x8000u && (double)single != value)
-        bits = fabs(value) > fabs((double)single) ? bits + 1 : bits - 1; /* not a tie after all */
-    bits += 0x7fffu + ((bits >> 16) & 1u);
-    return (uint16_t)(bits >> 16);
-}
-
 double gln_load(const void *data, int64_t index, gln_dtype_t dtype)
 {
     const void *at = gln_at(data, index, dtype);
     if (dtype == GLN_F64) return *(const double *)at;
     if (dtype == GLN_F32) return (double)*(const float *)at;
-    return bf16_load(*(const uint16_t *)at);
+    return (double)gln_bf16_load(*(const gln_bf16_t *)at);
 }
 
 void gln_store(void *data, int64_t index, gln_dtype_t dtype, double value)
@@ -74,5 +53,5 @@ void gln_store(void *data, int64_t index, gln_dtype_t dtype, double value)
     else if (dtype == GLN_F32)
         *(float *)at = (float)value;
     else
-        *(uint16_t *)at = bf16_from_double(value);
+        *(gln_bf16_t *)at = gln_bf16_round_double(value);
 }

@@ -10,8 +10,8 @@
 #include "kernels/ref/ref.h"
 
 static const gln_backend_entry_t backends[] = {
-    {GLN_BACKEND_REF, "ref", 2, {GLN_F32, GLN_F64}, NULL, NULL},
-    {GLN_BACKEND_CPU, "cpu", 1, {GLN_F32}, gln_cpu_overlay, gln_cpu_close},
+    {GLN_BACKEND_REF, "ref", 3, {GLN_F32, GLN_BF16, GLN_F64}, NULL, NULL},
+    {GLN_BACKEND_CPU, "cpu", 2, {GLN_F32, GLN_BF16}, gln_cpu_overlay, gln_cpu_close},
 };
 
 /* A handle and its table in one block. */

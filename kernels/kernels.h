@@ -225,7 +225,7 @@ struct gln_kernels {
 };
 
 /** Open a backend for one element type on a pool.
- *  @param backend GLN_BACKEND_REF takes F32 and F64; GLN_BACKEND_CPU takes F32
+ *  @param backend GLN_BACKEND_REF takes F32, BF16 and F64; GLN_BACKEND_CPU takes F32 and BF16
  *  @param pool    borrowed until close
  *  @return GLN_OK; GLN_ERR_ARGUMENT for a type the backend does not have (the message names those
  * it has); GLN_ERR_BACKEND; GLN_ERR_MEMORY. */

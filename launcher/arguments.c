@@ -59,6 +59,8 @@ static const gln_option_text_t texts[GLN_OPTIONS] = {
     [GLN_OPTION_DTYPE] = {"--dtype", "TYPE", "elements of a row: f32 (default) or bf16"},
     [GLN_OPTION_PATH] = {"--path", "WHAT",
                          "rows inside a node: auto (default), shared or messages"},
+    [GLN_OPTION_SHAPES] = {"--shapes", "LIST",
+                           "layers T:H:F:E:K (tokens, hidden, expert hidden, experts, routes)"},
 };
 
 const gln_option_text_t *gln_option_text(gln_option_t option)

@@ -48,6 +48,7 @@ typedef enum gln_option {
     GLN_OPTION_BYTES,
     GLN_OPTION_DTYPE,
     GLN_OPTION_PATH,
+    GLN_OPTION_SHAPES,
     GLN_OPTIONS
 } gln_option_t;
 

@@ -111,7 +111,7 @@ static gln_status_t load(const gln_arguments_t *arguments, bench_t *b)
 
 static gln_dtype_t dtype_of(const bench_t *b)
 {
-    return b->run.parallel.dtype == 0 ? GLN_F32 : GLN_F64;
+    return gln_run_dtype(&b->run);
 }
 
 /* Called twice: to count, and to place. */

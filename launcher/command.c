@@ -61,6 +61,15 @@ static const gln_command_t commands[] = {
      COMMON | BIT(SET) | BIT(JSON) | BIT(TOKENS) | BIT(REPEAT) | BIT(GEMM) | BIT(LOGITS) |
          BIT(TENSOR),
      0, 1, 0, gln_command_bench_layer},
+    {"bench gemm", "", "time the experts' matrix products in f32 and bf16",
+     "Times the six matrix products of a layer's experts, forward and backward, as grouped calls "
+     "over\n"
+     "uneven experts, in f32 and in bf16, against one large product of the same type measured in "
+     "turn in\n"
+     "the same run. --shapes names the layers; default: 2048:512:2048:8:2, 4096:1024:1024:64:8,\n"
+     "4096:768:2048:16:1 and 64:512:512:256:8 (few rows an expert). One process.\n",
+     COMMON | BIT(JSON) | BIT(REPEAT) | BIT(GEMM) | BIT(THREADS) | BIT(SHAPES), 0, 0, 0,
+     gln_command_bench_gemm},
     {"bench router", "[RUN.yaml]", "time the router against its layer's forward pass",
      "Times, in turn and on one process, the gate's matrix product, the whole router without and "
      "with\n"

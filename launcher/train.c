@@ -259,7 +259,7 @@ static gln_status_t finish(gln_train_t *t)
         status = gln_text_gzip_bytes(t->run.data.valid, t->valid.tokens + 1, &t->valid_bytes,
                                      &t->gzip_bytes);
         /* the validation predicts every byte but the first; generation computes in f32 */
-        if (status == GLN_OK && t->run.parallel.dtype == 0)
+        if (status == GLN_OK && gln_run_dtype(&t->run) != GLN_F64)
             status = draw_sample(t, sample, sizeof sample);
     }
     if (status == GLN_OK) status = gln_train_print_end(t, sample[0] ? sample : NULL);

@@ -232,6 +232,7 @@ static void copy_all(reading_t *r)
         copy_tensor(r, param, 1, gln_param_m(r->params, param));
         copy_tensor(r, param, 2, gln_param_v(r->params, param));
     }
+    gln_params_round(r->params);
     for (int i = 0; i < r->fields_count; i++)
         if (!r->fields[i].is_model) gln_manifest_field(&r->manifest, &r->fields[i]);
 }

@@ -113,6 +113,11 @@ void *gln_model_weight(const gln_model_t *m, int index)
     return gln_param_w(m->params, gln_model_param(m, index));
 }
 
+void *gln_model_operand(const gln_model_t *m, int index)
+{
+    return gln_param_operand(m->params, gln_model_param(m, index));
+}
+
 void *gln_model_gradient(const gln_model_t *m, int index, int d)
 {
     const gln_param_t *p = gln_model_param(m, index);
@@ -122,9 +127,9 @@ void *gln_model_gradient(const gln_model_t *m, int index, int d)
 
 gln_layer_weights_t gln_model_layer_weights(const gln_model_t *m, const block_t *b)
 {
-    return (gln_layer_weights_t){.gate = gln_model_weight(m, b->gate),
-                                 .gate_up = gln_model_weight(m, b->gate_up),
-                                 .down = gln_model_weight(m, b->down)};
+    return (gln_layer_weights_t){.gate = gln_model_operand(m, b->gate),
+                                 .gate_up = gln_model_operand(m, b->gate_up),
+                                 .down = gln_model_operand(m, b->down)};
 }
 
 /* ---- buffers ------------------------------------------------------------------------------------
@@ -189,7 +194,10 @@ static void layout(gln_model_t *m, gln_arena_t *a)
     }
     m->partial = gln_arena_take(a, d * 4 * sizeof(double));
     m->partial_rows = gln_arena_take(a, d * sizeof(void *));
+    m->dlogits = m->logits;
     if (!m->training) return;
+    if (item != acc)
+        m->dlogits = gln_arena_take(a, (size_t)m->chunk * (size_t)m->o.vocabulary * item);
     m->dx = gln_arena_take(a, n * h * item);
     m->dnorm = gln_arena_take(a, n * h * item);
     m->dattn = gln_arena_take(a, n * (size_t)m->o.heads * (size_t)m->o.head_dim * item);
@@ -232,10 +240,11 @@ static gln_status_t open_parameters(gln_model_t *m, gln_params_t *weights)
     gln_status_t status = gln_params_open(m->parallel, m->k->acc, &m->params);
     if (status != GLN_OK) return status;
     m->owns_params = 1;
+    gln_params_keep_copies(m->params, m->k->dtype);
     list_parameters(m);
     if (!weights) return gln_params_commit(m->params, m->training);
     /* the list gave the indices; the caller's buffers give the numbers */
-    GLN_ASSERT(weights->count == m->params->count);
+    GLN_ASSERT(weights->count == m->params->count && weights->dtype == m->k->dtype);
     gln_params_close(m->params);
     m->params = weights;
     m->owns_params = 0;
@@ -453,7 +462,7 @@ gln_status_t gln_model_logits(gln_model_t *m, int64_t row, void *logits)
                              .k = m->o.hidden,
                              .a = gln_at(m->last_in, row * m->o.hidden, m->k->dtype),
                              .lda = m->o.hidden,
-                             .b = gln_model_weight(m, m->head),
+                             .b = gln_model_operand(m, m->head),
                              .ldb = m->o.vocabulary,
                              .c = logits,
                              .ldc = m->o.vocabulary};

@@ -36,7 +36,7 @@ static gln_status_t input_gradient(gln_model_t *m, const void *dy, int64_t out, 
                              .k = out,
                              .a = dy,
                              .lda = out,
-                             .b = gln_model_weight(m, weight),
+                             .b = gln_model_operand(m, weight),
                              .ldb = out,
                              .c = dx,
                              .ldc = in};

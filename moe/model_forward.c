@@ -14,7 +14,7 @@ gln_status_t gln_model_project(gln_model_t *m, const void *a, int64_t in, int we
                              .k = in,
                              .a = a,
                              .lda = in,
-                             .b = gln_model_weight(m, weight),
+                             .b = gln_model_operand(m, weight),
                              .ldb = out,
                              .c = c,
                              .ldc = out};
@@ -120,7 +120,7 @@ gln_status_t gln_model_forward(gln_model_t *m, const gln_model_call_t *call)
         m->k->ops->embed(m->k, &(gln_embed_t){.n = m->rows,
                                               .h = m->o.hidden,
                                               .v = m->o.vocabulary,
-                                              .table = gln_model_weight(m, m->embed),
+                                              .table = gln_model_operand(m, m->embed),
                                               .ids = call->ids,
                                               .out = m->blocks[0].x});
     float *logits = call->logits;
@@ -145,16 +145,16 @@ static gln_status_t head_backward(gln_model_t *m, int domain, int64_t row, int64
                                .k = n,
                                .a = gln_at(m->last_in, row * h, m->k->dtype),
                                .lda = h,
-                               .b = m->logits,
+                               .b = m->dlogits,
                                .ldb = v,
                                .c = gln_model_gradient(m, m->head, domain),
                                .ldc = v};
     const gln_gemm_t input = {.m = n,
                               .n = h,
                               .k = v,
-                              .a = m->logits,
+                              .a = m->dlogits,
                               .lda = v,
-                              .b = gln_model_weight(m, m->head),
+                              .b = gln_model_operand(m, m->head),
                               .ldb = v,
                               .c = gln_at(m->dnorm, row * h, m->k->dtype),
                               .ldc = h};
@@ -176,7 +176,7 @@ gln_status_t gln_model_loss(gln_model_t *m, const gln_model_call_t *call)
                                      .k = h,
                                      .a = gln_at(m->last_in, row * h, m->k->dtype),
                                      .lda = h,
-                                     .b = gln_model_weight(m, m->head),
+                                     .b = gln_model_operand(m, m->head),
                                      .ldb = v,
                                      .c = m->logits,
                                      .ldc = v};
@@ -190,7 +190,7 @@ gln_status_t gln_model_loss(gln_model_t *m, const gln_model_call_t *call)
                                              .target = call->target + row,
                                              .scale = call->loss_scale,
                                              .loss = gln_at(m->loss, row, m->k->acc),
-                                             .dlogits = call->backward ? m->logits : NULL});
+                                             .dlogits = call->backward ? m->dlogits : NULL});
             if (status == GLN_OK && call->backward) status = head_backward(m, d, row, n);
             if (status != GLN_OK) return status;
         }

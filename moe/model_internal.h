@@ -40,6 +40,7 @@ struct gln_model {
     void *last_in;   /* [N, H] after the last norm */
     void *last_rstd; /* [N] acc */
     void *logits;    /* [chunk, V] acc */
+    void *dlogits;   /* [chunk, V]; logits itself where dtype equals acc */
     void *loss;      /* [N] acc */
     void *dense_act; /* [N, F_max] */
     /* backward */
@@ -61,6 +62,8 @@ struct gln_model {
 const gln_param_t *gln_model_param(const gln_model_t *m, int index);
 /* Weight of parameter `index`; for an expert parameter, the first expert held here. */
 void *gln_model_weight(const gln_model_t *m, int index);
+/* The same in the type that products and the embedding read. */
+void *gln_model_operand(const gln_model_t *m, int index);
 /* Gradient of a dense parameter in local domain d, or of an expert one in local group d. */
 void *gln_model_gradient(const gln_model_t *m, int index, int d);
 gln_layer_weights_t gln_model_layer_weights(const gln_model_t *m, const block_t *b);

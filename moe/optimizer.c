@@ -1,7 +1,7 @@
 /* One step: tree-sum the dense gradients over domains and the experts' over replica groups; squares
  * summed per parameter by its holder, shared, and added in parameter order; one AdamW pass per run
  * of parameters with equal decay. Moves each gradient, weight and moment once: 7 accesses of acc
- * per parameter. */
+ * per parameter, and one of the rounded copy where it is kept. */
 #include "moe/optimizer.h"
 
 #include "base/log.h"
@@ -106,6 +106,7 @@ static gln_status_t update(gln_optimizer_t *x, const gln_param_t *first, int64_t
                               .m = gln_param_m(p, first),
                               .v = gln_param_v(p, first),
                               .g = gradient(p, first),
+                              .w_compute = p->dtype != p->acc ? gln_param_operand(p, first) : NULL,
                               .lr = gln_optimizer_lr(&x->o, t),
                               .beta1 = x->o.beta1,
                               .beta2 = x->o.beta2,

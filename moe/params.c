@@ -1,11 +1,12 @@
 /* Parameters in flat buffers. `add` only counts: a held parameter takes the next free elements of
  * its buffer (dense or expert), so what is added one after the other lies one after the other
  * (experts added together: in the order of their places).
- * `commit` lays everything out in one arena: weights, and for training the two moments and one
- * gradient buffer per local domain (dense) and per local group (expert). Everything is linear in
- * the elements held. */
+ * `commit` lays everything out in one arena: weights, their rounded copies where asked for, and for
+ * training the two moments and one gradient buffer per local domain (dense) and per local group
+ * (expert). Everything is linear in the elements held. */
 #include "moe/params.h"
 
+#include "base/bf16.h"
 #include "base/log.h"
 #include "base/rng.h"
 #include <stdio.h>
@@ -34,6 +35,14 @@ void *gln_param_v(const gln_params_t *params, const gln_param_t *param)
     return held(params, param, params->dense_v, params->expert_v);
 }
 
+void *gln_param_operand(const gln_params_t *params, const gln_param_t *param)
+{
+    if (params->dtype == params->acc) return gln_param_w(params, param);
+    void *buffer = param->expert < 0 ? params->dense_copy : params->expert_copy;
+    if (!param->local || !buffer) return NULL;
+    return gln_at(buffer, param->offset, params->dtype);
+}
+
 gln_status_t gln_params_open(const gln_parallel_t *parallel, gln_dtype_t acc, gln_params_t **out)
 {
     if (!parallel || !out || (acc != GLN_F32 && acc != GLN_F64))
@@ -43,7 +52,7 @@ gln_status_t gln_params_open(const gln_parallel_t *parallel, gln_dtype_t acc, gl
     gln_params_t *params = calloc(1, sizeof *params);
     if (!params)
         return gln_fail(GLN_ERR_MEMORY, "parameters: cannot allocate %zu bytes", sizeof *params);
-    params->acc = acc;
+    params->acc = params->dtype = acc;
     params->parallel = parallel;
     *out = params;
     return GLN_OK;
@@ -129,6 +138,28 @@ int gln_params_add_state(gln_params_t *params, const char *name, int64_t dim0)
     return index;
 }
 
+void gln_params_keep_copies(gln_params_t *params, gln_dtype_t dtype)
+{
+    GLN_ASSERT(!params->arena.base); /* before commit */
+    GLN_ASSERT(gln_dtype_acc(dtype) == params->acc);
+    params->dtype = dtype;
+}
+
+static void round_all(const void *w, int64_t count, gln_bf16_t *copy)
+{
+    const float *from = w;
+    for (int64_t i = 0; i < count; i++)
+        copy[i] = gln_bf16_round(from[i]);
+}
+
+void gln_params_round(gln_params_t *params)
+{
+    if (params->dtype == params->acc) return;
+    GLN_ASSERT(params->dtype == GLN_BF16 && params->acc == GLN_F32); /* gln_dtype_acc */
+    round_all(params->dense_w, params->dense_count, params->dense_copy);
+    round_all(params->expert_w, params->expert_count, params->expert_copy);
+}
+
 /* One pass over the arena: counts the first time, hands out addresses the second. */
 static void layout(gln_params_t *params, int training)
 {
@@ -138,6 +169,11 @@ static void layout(gln_params_t *params, int training)
     size_t expert = (size_t)params->expert_count * gln_dtype_bytes(params->acc);
     params->dense_w = gln_arena_take(arena, dense);
     params->expert_w = gln_arena_take(arena, expert);
+    if (params->dtype != params->acc) {
+        size_t bytes = gln_dtype_bytes(params->dtype);
+        params->dense_copy = gln_arena_take(arena, (size_t)params->dense_count * bytes);
+        params->expert_copy = gln_arena_take(arena, (size_t)params->expert_count * bytes);
+    }
     if (!training) return;
     params->dense_m = gln_arena_take(arena, dense);
     params->dense_v = gln_arena_take(arena, dense);
@@ -184,6 +220,7 @@ void gln_params_init(gln_params_t *params, uint64_t seed)
             gln_store(w, j, params->acc, value);
         }
     }
+    gln_params_round(params);
 }
 
 void gln_params_zero_grad(gln_params_t *params)

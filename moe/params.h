@@ -32,10 +32,11 @@ typedef struct gln_params {
     gln_param_t *items; /* all parameters of the model, in the same order on every rank; experts
                            that live elsewhere are listed with local = 0 and offset = -1 */
     int count, capacity;
-    gln_dtype_t acc;
-    int64_t dense_count, expert_count;    /* elements held here */
-    void *dense_w, *dense_m, *dense_v;    /* [dense_count] acc: master weights and AdamW moments */
+    gln_dtype_t acc, dtype;            /* dtype: what products read; acc unless copies are kept */
+    int64_t dense_count, expert_count; /* elements held here */
+    void *dense_w, *dense_m, *dense_v; /* [dense_count] acc: master weights and AdamW moments */
     void *expert_w, *expert_m, *expert_v; /* [expert_count] acc */
+    void *dense_copy, *expert_copy;       /* likewise in dtype: w, rounded; NULL: no copies */
     void **dense_grad;                    /* [local_domains] buffers of [dense_count] acc */
     void **expert_grad;                   /* [local_groups] buffers of [expert_count] acc */
     const gln_parallel_t *parallel;       /* borrowed until close */
@@ -48,6 +49,9 @@ typedef struct gln_params {
 void *gln_param_w(const gln_params_t *params, const gln_param_t *param);
 void *gln_param_m(const gln_params_t *params, const gln_param_t *param);
 void *gln_param_v(const gln_params_t *params, const gln_param_t *param);
+
+/** Address of what products read: the copy in dtype, or the master weight where none is kept. */
+void *gln_param_operand(const gln_params_t *params, const gln_param_t *param);
 
 /** Start an empty list; add parameters in a fixed order; commit allocates the buffers.
  *  @param acc F32 or F64; @return GLN_OK; GLN_ERR_ARGUMENT; GLN_ERR_MEMORY. */
@@ -67,6 +71,12 @@ int gln_params_add_experts(gln_params_t *params, const char *prefix, const char 
                            int64_t dim0, int64_t dim1, const int32_t *expert_at, double init_std);
 /** A dense vector that no gradient reaches, zero at first: saved and restored with the rest. */
 int gln_params_add_state(gln_params_t *params, const char *name, int64_t dim0);
+/** Keep copies of all weights in `dtype` beside the master weights. Before commit. Whoever writes
+ * master weights rounds them: gln_params_init and the optimizer do.
+ *  @param dtype BF16 where acc is F32; acc itself: no copies */
+void gln_params_keep_copies(gln_params_t *params, gln_dtype_t dtype);
+/** Round all master weights into the copies, if there are any. */
+void gln_params_round(gln_params_t *params);
 /** @param training 1: moments and gradients too, all zero; 0: weights alone
  *  @return GLN_OK; GLN_ERR_MEMORY. */
 gln_status_t gln_params_commit(gln_params_t *params, int training);

@@ -20,7 +20,7 @@ static const char *const ir_scales[] = {"k", "k_gate", NULL};
 static const char *const weight_forms[] = {"auto", "p", "topk_softmax", "normalized", NULL};
 static const char *const balances[] = {"domain", "global", NULL};
 static const char *const backends[] = {"cpu", "ref", NULL};
-static const char *const dtypes[] = {"f32", "f64", NULL};
+static const char *const dtypes[] = {"f32", "f64", "bf16", NULL};
 static const char *const exchanges[] = {"auto", "flat", "hierarchical", NULL};
 static const char *const wires[] = {"auto", "f32", "bf16", NULL}; /* gln_wire_t */
 static const char *const routings[] = {"dropless", "train", NULL};
@@ -117,7 +117,8 @@ static const gln_config_field_t fields[] = {
     INT(parallel.timeout_ms, 0, 1e12, "600000",
         "a rank awaited longer than this ends the job, which names it; 0: wait for ever"),
     CHOICE(parallel.backend, backends, "cpu", "kernels: cpu (oneDNN) or ref (slow, plain C)"),
-    CHOICE(parallel.dtype, dtypes, "f32", "compute type; f64 needs backend ref"),
+    CHOICE(parallel.dtype, dtypes, "f32",
+           "compute type; bf16 keeps f32 master weights; f64 needs backend ref"),
     CHOICE(parallel.exchange, exchanges, "auto",
            "rows between nodes: each for itself, or once per node and fanned out there; no result "
            "depends on it"),
@@ -232,12 +233,17 @@ static gln_status_t check_parallel(const gln_config_t *c, const gln_run_options_
             "must be a multiple of parallel.domains * train.accumulation = %lld, "
             "found %lld",
             (long long)(domains * r->train.accumulation), (long long)r->train.batch);
-    if (r->parallel.dtype == 1 && r->parallel.backend != 1)
+    if (gln_run_dtype(r) == GLN_F64 && r->parallel.backend != 1)
         return gln_config_fail(c, "parallel.dtype",
-                               "f64 runs on backend ref alone; set parallel.backend: ref, or f32");
-    if (r->parallel.dtype == 1 && r->parallel.wire != GLN_WIRE_AUTO)
+                               "f64 runs on backend ref alone; set parallel.backend: ref, or "
+                               "f32 or bf16");
+    if (gln_run_dtype(r) == GLN_F64 && r->parallel.wire != GLN_WIRE_AUTO)
         return gln_config_fail(c, "parallel.wire",
                                "auto with parallel.dtype: f64; f32 and bf16 go with f32");
+    if (gln_run_dtype(r) == GLN_BF16 && r->parallel.wire == GLN_WIRE_F32)
+        return gln_config_fail(c, "parallel.wire",
+                               "auto or bf16 with parallel.dtype: bf16, whose rows are bf16 "
+                               "before they travel");
     return GLN_OK;
 }
 
@@ -284,6 +290,12 @@ int64_t gln_run_options_timeout(const char *path, const char *const *overrides, 
     if (status != GLN_OK) return otherwise;
     gln_config_close(config);
     return run.parallel.timeout_ms;
+}
+
+gln_dtype_t gln_run_dtype(const gln_run_options_t *run)
+{
+    static const gln_dtype_t types[] = {GLN_F32, GLN_F64, GLN_BF16}; /* as `dtypes` */
+    return types[run->parallel.dtype];
 }
 
 gln_model_options_t gln_run_model_options(const gln_run_options_t *run)

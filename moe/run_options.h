@@ -35,8 +35,8 @@ typedef struct gln_run_options {
     } router;
     struct {
         int64_t domains, expert_replicas, threads, timeout_ms;
-        int backend, dtype, exchange;
-        int wire; /* gln_wire_t */
+        int backend, dtype, exchange; /* dtype: see gln_run_dtype */
+        int wire;                     /* gln_wire_t */
         char placement[GLN_CONFIG_TEXT_MAX];
         int bind; /* 0: auto, 1: none; changes nothing but speed */
     } parallel;
@@ -72,6 +72,9 @@ const gln_config_field_t *gln_run_fields(int *count);
  *  @return GLN_OK; GLN_ERR_CONFIG; nothing is written on error. */
 gln_status_t gln_run_options_load(const char *path, const char *const *overrides,
                                   int overrides_count, int ranks, gln_run_options_t *out);
+
+/** parallel.dtype: F32, F64 or BF16. */
+gln_dtype_t gln_run_dtype(const gln_run_options_t *run);
 
 /** parallel.timeout_ms of a run file that is not checked yet; `otherwise` where it cannot be told.
  */

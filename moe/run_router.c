@@ -191,7 +191,7 @@ static gln_status_t ask_router(const gln_config_t *config, const gln_run_options
                                                 run->model.sequence,
                                       .experts = (int)run->model.experts,
                                       .per_domain = (int)(run->model.experts / group),
-                                      .acc = run->parallel.dtype == 1 ? GLN_F64 : GLN_F32};
+                                      .acc = gln_dtype_acc(gln_run_dtype(run))};
     gln_log_hold(1); /* what is wrong is said with file and line below */
     gln_status_t status = gln_router_resolve(o, &shape, o);
     gln_log_hold(0);

@@ -65,9 +65,8 @@ static gln_status_t open_kernels(gln_trainer_t *x)
     const int threads = run->parallel.threads > 0 ? (int)run->parallel.threads : 1;
     gln_status_t status = gln_pool_open(threads, &x->pool);
     if (status == GLN_OK)
-        status =
-            gln_kernels_open(run->parallel.backend == 1 ? GLN_BACKEND_REF : GLN_BACKEND_CPU,
-                             run->parallel.dtype == 1 ? GLN_F64 : GLN_F32, x->pool, &x->kernels);
+        status = gln_kernels_open(run->parallel.backend == 1 ? GLN_BACKEND_REF : GLN_BACKEND_CPU,
+                                  gln_run_dtype(run), x->pool, &x->kernels);
     int rank = 0;
     return gln_comm_agree(x->comm, status, &rank);
 }

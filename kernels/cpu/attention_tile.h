@@ -24,10 +24,16 @@ typedef struct gln_attention_run {
     int64_t rows;                             /* stack * TILE */
     int parts;                                /* forward: tasks of one kv head of one sequence */
     float scale;                              /* 1 / sqrt(dh) */
+    /* Where it is applied: to queries as they are loaded, or where that would round them, to scores
+     * and to gradients of keys. The other is 1. */
+    float query_scale, score_scale;
     const gln_product_t *scores; /* forward [rows, TILE], backward [TILE, rows] = X Y */
     const gln_product_t *mix;    /* forward [rows, dh], backward [TILE, dh] += X Y */
     const gln_product_t *mix_q;  /* backward: [rows, dh] += X [TILE, rows]^T Y [TILE, dh] */
-    size_t scratchpad_bytes, head_bytes, rows_bytes, tile_bytes, row_bytes; /* scratch blocks */
+    /* scratch blocks: [tiles * TILE, dh], [rows, dh] and [rows, TILE] of elements and of floats,
+     * [rows] of floats */
+    size_t scratchpad_bytes, head_bytes, head_sum_bytes, rows_bytes, rows_sum_bytes, tile_bytes,
+        tile_sum_bytes, row_bytes;
 } gln_attention_run_t;
 
 /** Fill all of `run` but products and parts.
@@ -41,20 +47,24 @@ gln_status_t gln_attention_product(gln_attention_run_t *run, const gln_product_k
 
 /* A head's rows in a [N, ..] array: `rows` of them, dh wide, row stride ld. */
 typedef struct gln_head_rows {
-    const float *x;
+    const void *x;
     int64_t ld, rows, dh;
 } gln_head_rows_t;
 
-/** Dense [padded, dh] copy times `scale`, filled up with zeros. */
-void gln_attention_load(const gln_head_rows_t *from, int64_t padded, float scale, float *to);
+/* For each element type `elem`; see both_types.inc.
+ * load:  dense [padded, dh] copy times `scale`, filled up with zeros;
+ * load_transposed: likewise, element (row, i) goes to to[i * to_ld + row];
+ * store: `rows` dense rows times `scale` to row stride ld. */
+#define GLN_ATTENTION_DECLARE(type, elem)                                                          \
+    void gln_cpu_##type##_attention_load(const gln_head_rows_t *from, int64_t padded, float scale, \
+                                         elem *to);                                                \
+    void gln_cpu_##type##_attention_load_transposed(const gln_head_rows_t *from, int64_t padded,   \
+                                                    float scale, int64_t to_ld, elem *to);         \
+    void gln_cpu_##type##_attention_store(const float *from, int64_t rows, int64_t dh,             \
+                                          float scale, int64_t ld, elem *to);
 
-/** As gln_attention_load, transposed: element (row, i) goes to to[i * to_ld + row]. */
-void gln_attention_load_transposed(const gln_head_rows_t *from, int64_t padded, float scale,
-                                   int64_t to_ld, float *to);
-
-/** `rows` dense rows times `scale` to row stride ld. */
-void gln_attention_store(const float *from, int64_t rows, int64_t dh, float scale, int64_t ld,
-                         float *to);
+GLN_ATTENTION_DECLARE(f32, float)
+GLN_ATTENTION_DECLARE(bf16, gln_bf16_t)
 
 #ifdef __cplusplus
 }

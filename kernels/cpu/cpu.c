@@ -9,25 +9,22 @@
 #include "kernels/cpu/cpu_internal.h"
 #include "kernels/cpu/gemm_shape.h"
 
-static const gln_kernel_ops_t cpu_ops = {
-    .name = "cpu",
-    .gemm = gln_cpu_gemm,
-    .rmsnorm = gln_cpu_rmsnorm,
-    .rmsnorm_backward = gln_cpu_rmsnorm_backward,
-    .rope = gln_cpu_rope,
-    .attention = gln_cpu_attention,
-    .attention_backward = gln_cpu_attention_backward,
-    .swiglu = gln_cpu_swiglu,
-    .swiglu_backward = gln_cpu_swiglu_backward,
-    .gather = gln_cpu_gather,
-    .combine = gln_cpu_combine,
-    .embed = gln_cpu_embed,
-    .embed_backward = gln_cpu_embed_backward,
-    .cross_entropy = gln_cpu_cross_entropy,
-    .adamw = gln_cpu_adamw,
-    .add = gln_cpu_add,
-    .sum_squares = gln_cpu_sum_squares,
-};
+#define GLN_CPU_TABLE(type)                                                                     \
+    {                                                                                           \
+        .name = "cpu", .gemm = gln_cpu_gemm, .sum_squares = gln_cpu_sum_squares,                \
+        .rmsnorm = gln_cpu_##type##_rmsnorm,                                                    \
+        .rmsnorm_backward = gln_cpu_##type##_rmsnorm_backward, .rope = gln_cpu_##type##_rope,   \
+        .attention = gln_cpu_##type##_attention,                                                \
+        .attention_backward = gln_cpu_##type##_attention_backward,                              \
+        .swiglu = gln_cpu_##type##_swiglu, .swiglu_backward = gln_cpu_##type##_swiglu_backward, \
+        .gather = gln_cpu_##type##_gather, .combine = gln_cpu_##type##_combine,                 \
+        .embed = gln_cpu_##type##_embed, .embed_backward = gln_cpu_##type##_embed_backward,     \
+        .cross_entropy = gln_cpu_##type##_cross_entropy, .adamw = gln_cpu_##type##_adamw,       \
+        .add = gln_cpu_##type##_add,                                                            \
+    }
+
+static const gln_kernel_ops_t ops_f32 = GLN_CPU_TABLE(f32);
+static const gln_kernel_ops_t ops_bf16 = GLN_CPU_TABLE(bf16);
 
 static gln_status_t open_library(gln_cpu_state_t *state)
 {
@@ -52,6 +49,7 @@ gln_status_t gln_cpu_overlay(gln_kernels_t *k, gln_kernel_ops_t *ops)
     k->state = state;
     state->pool = k->pool;
     state->workers_count = gln_pool_threads(k->pool);
+    state->dtype = k->dtype;
     atomic_init(&state->library_status, dnnl_success);
     state->streams = calloc((size_t)state->workers_count, sizeof *state->streams);
     state->scratch = calloc((size_t)state->workers_count, sizeof *state->scratch);
@@ -65,7 +63,8 @@ gln_status_t gln_cpu_overlay(gln_kernels_t *k, gln_kernel_ops_t *ops)
     if (status != GLN_OK) goto close;
     status = gln_cpu_scratch(state, 1 << 20);
     if (status != GLN_OK) goto close;
-    *ops = cpu_ops;
+    gln_product_probe(state);
+    *ops = k->dtype == GLN_BF16 ? ops_bf16 : ops_f32;
     return GLN_OK;
 close:
     gln_cpu_close(k);

@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <stddef.h>
 
+#include "base/bf16.h"
 #include "kernels/kernels.h"
 
 #ifdef __cplusplus
@@ -29,7 +30,9 @@ typedef struct gln_product_memory {
 typedef struct gln_product {
     gln_product_key_t key;
     dnnl_primitive_t primitive;
-    size_t scratchpad_bytes;      /* that a run needs, multiple of 64 */
+    int widened;                  /* runs in f32 on copies of its bf16 operands */
+    size_t library_bytes;         /* of scratch for the library, multiple of 64 */
+    size_t scratchpad_bytes;      /* that a run needs: these and the copies, multiple of 64 */
     int rows_independent;         /* a row of C has the same bits for every m */
     gln_product_memory_t *memory; /* [workers] */
     struct gln_product *next;     /* in its bucket */
@@ -54,6 +57,8 @@ typedef struct gln_rope_table {
 typedef struct gln_cpu_state {
     gln_pool_t *pool;
     int workers_count;
+    gln_dtype_t dtype;
+    int bf16_products; /* the library multiplies bf16 as fast as it can, and row by row */
     dnnl_engine_t engine;
     dnnl_stream_t *streams; /* [workers] */
     char **scratch;         /* [workers] blocks of scratch_bytes, aligned to 64 */
@@ -79,6 +84,13 @@ void gln_product_run(gln_cpu_state_t *state, const gln_product_t *product, int w
                      const void *a, const void *b, void *c, void *scratchpad);
 
 void gln_product_close_all(gln_cpu_state_t *state);
+
+/** Find out bf16_products, once the engine is open. */
+void gln_product_probe(gln_cpu_state_t *state);
+
+/* ---- conversions (convert.c) ------------------------------------------------------------- */
+void gln_cpu_widen(const gln_bf16_t *restrict from, int64_t count, float *restrict to);
+void gln_cpu_round(const float *restrict from, int64_t count, gln_bf16_t *restrict to);
 
 /** Keep the library single-threaded on the calling thread: it brings threads of its own (OpenMP),
  * the pool already has one per core. @return what to hand to gln_cpu_library_leave. */
@@ -176,22 +188,33 @@ GLN_INLINE void gln_lanes_add(const float *x, int64_t count, float lanes[GLN_LAN
 gln_status_t gln_cpu_gemm(gln_kernels_t *k, gln_gemm_mode_t mode, const gln_gemm_t *items,
                           int count);
 void gln_cpu_gemm_close(gln_cpu_state_t *state);
-gln_status_t gln_cpu_rmsnorm(gln_kernels_t *k, const gln_rmsnorm_t *args);
-gln_status_t gln_cpu_rmsnorm_backward(gln_kernels_t *k, const gln_rmsnorm_backward_t *args);
-gln_status_t gln_cpu_rope(gln_kernels_t *k, const gln_rope_t *args);
 void gln_cpu_rope_close(gln_cpu_state_t *state);
-gln_status_t gln_cpu_attention(gln_kernels_t *k, const gln_attention_t *args);
-gln_status_t gln_cpu_attention_backward(gln_kernels_t *k, const gln_attention_backward_t *args);
-gln_status_t gln_cpu_swiglu(gln_kernels_t *k, const gln_swiglu_t *args);
-gln_status_t gln_cpu_swiglu_backward(gln_kernels_t *k, const gln_swiglu_backward_t *args);
-gln_status_t gln_cpu_gather(gln_kernels_t *k, const gln_gather_t *args);
-gln_status_t gln_cpu_combine(gln_kernels_t *k, const gln_combine_t *args);
-gln_status_t gln_cpu_embed(gln_kernels_t *k, const gln_embed_t *args);
-gln_status_t gln_cpu_embed_backward(gln_kernels_t *k, const gln_embed_backward_t *args);
-gln_status_t gln_cpu_cross_entropy(gln_kernels_t *k, const gln_cross_entropy_t *args);
-gln_status_t gln_cpu_adamw(gln_kernels_t *k, const gln_adamw_t *args);
-gln_status_t gln_cpu_add(gln_kernels_t *k, int64_t n, const void *x, void *y);
 gln_status_t gln_cpu_sum_squares(gln_kernels_t *k, int64_t n, const void *x, double *out);
+
+/* For each element type; see both_types.inc. */
+#define GLN_CPU_DECLARE(type)                                                               \
+    gln_status_t gln_cpu_##type##_rmsnorm(gln_kernels_t *k, const gln_rmsnorm_t *args);     \
+    gln_status_t gln_cpu_##type##_rmsnorm_backward(gln_kernels_t *k,                        \
+                                                   const gln_rmsnorm_backward_t *args);     \
+    gln_status_t gln_cpu_##type##_rope(gln_kernels_t *k, const gln_rope_t *args);           \
+    gln_status_t gln_cpu_##type##_attention(gln_kernels_t *k, const gln_attention_t *args); \
+    gln_status_t gln_cpu_##type##_attention_backward(gln_kernels_t *k,                      \
+                                                     const gln_attention_backward_t *args); \
+    gln_status_t gln_cpu_##type##_swiglu(gln_kernels_t *k, const gln_swiglu_t *args);       \
+    gln_status_t gln_cpu_##type##_swiglu_backward(gln_kernels_t *k,                         \
+                                                  const gln_swiglu_backward_t *args);       \
+    gln_status_t gln_cpu_##type##_gather(gln_kernels_t *k, const gln_gather_t *args);       \
+    gln_status_t gln_cpu_##type##_combine(gln_kernels_t *k, const gln_combine_t *args);     \
+    gln_status_t gln_cpu_##type##_embed(gln_kernels_t *k, const gln_embed_t *args);         \
+    gln_status_t gln_cpu_##type##_embed_backward(gln_kernels_t *k,                          \
+                                                 const gln_embed_backward_t *args);         \
+    gln_status_t gln_cpu_##type##_cross_entropy(gln_kernels_t *k,                           \
+                                                const gln_cross_entropy_t *args);           \
+    gln_status_t gln_cpu_##type##_adamw(gln_kernels_t *k, const gln_adamw_t *args);         \
+    gln_status_t gln_cpu_##type##_add(gln_kernels_t *k, int64_t n, const void *x, void *y);
+
+GLN_CPU_DECLARE(f32)
+GLN_CPU_DECLARE(bf16)
 
 #ifdef __cplusplus
 }

@@ -1,5 +1,7 @@
 /* Cross entropy and its gradient, O(N V): the row's maximum, its exponentials and their sum, the
- * scaled difference. Exponentials are kept in dlogits, which may be the logits. */
+ * scaled difference. Exponentials are kept in dlogits, which may be the logits, where its type
+ * is wide enough, and in scratch elsewhere. */
+#ifndef FN
 #include <math.h>
 #include <string.h>
 
@@ -8,6 +10,7 @@
 #include "kernels/cpu/cpu_internal.h"
 
 typedef struct entropy_run {
+    const gln_cpu_state_t *state;
     const gln_cross_entropy_t *args;
     int64_t task_rows;
 } entropy_run_t;
@@ -50,12 +53,26 @@ GLN_CLONES static void scale_row(float factor, int64_t v, float *x)
         x[i] *= factor;
 }
 
-static void entropy_row(const gln_cross_entropy_t *args, int64_t n)
+#define GLN_CPU_FILE "kernels/cpu/cross_entropy.c"
+#include "kernels/cpu/both_types.inc"
+#else
+
+/* dlogits = factor e, where the exponentials are not kept in dlogits. */
+GLN_CLONES static void FN(store_gradient)(const float *restrict e, float factor, int64_t v,
+                                          elem *restrict dlogits)
+{
+    for (int64_t i = 0; i < v; ++i)
+        dlogits[i] = PUT(e[i] * factor);
+}
+
+/* @param scratch [V]; not used where exponentials are kept in dlogits, which is as wide */
+static void FN(entropy_row)(const gln_cross_entropy_t *args, int64_t n, float *scratch)
 {
     const float *logits = (const float *)args->logits + n * args->v;
-    float *dlogits = args->dlogits != NULL ? (float *)args->dlogits + n * args->v : NULL;
+    elem *dlogits = args->dlogits != NULL ? (elem *)args->dlogits + n * args->v : NULL;
+    float *e = sizeof(elem) == sizeof(float) ? (float *)(void *)dlogits : scratch;
     int32_t target = args->target[n];
-    float max, sum, logit;
+    float max, sum, logit, factor;
 
     if (target < 0) {
         ((float *)args->loss)[n] = 0;
@@ -64,28 +81,36 @@ static void entropy_row(const gln_cross_entropy_t *args, int64_t n)
     }
     max = row_max(logits, args->v);
     logit = logits[target];
-    sum = store_exp(logits, max, args->v, dlogits);
+    sum = store_exp(logits, max, args->v, dlogits != NULL ? e : NULL);
     ((float *)args->loss)[n] = (float)((double)max - (double)logit + log((double)sum));
     if (dlogits == NULL) return;
-    scale_row((float)(args->scale / (double)sum), args->v, dlogits);
-    dlogits[target] -= (float)args->scale;
+    factor = (float)(args->scale / (double)sum);
+    if (sizeof(elem) == sizeof(float))
+        scale_row(factor, args->v, e);
+    else
+        FN(store_gradient)(e, factor, args->v, dlogits);
+    dlogits[target] = PUT(gln_expf(logit - max) * factor - (float)args->scale);
 }
 
-static void entropy_task(void *ctx, int task, int worker)
+static void FN(entropy_task)(void *ctx, int task, int worker)
 {
     const entropy_run_t *run = ctx;
     int64_t first = task * run->task_rows;
     int64_t last = gln_cpu_min(first + run->task_rows, run->args->n);
 
-    (void)worker;
     for (int64_t n = first; n < last; ++n)
-        entropy_row(run->args, n);
+        FN(entropy_row)(run->args, n, (float *)(void *)run->state->scratch[worker]);
 }
 
-gln_status_t gln_cpu_cross_entropy(gln_kernels_t *k, const gln_cross_entropy_t *args)
+gln_status_t FN(cross_entropy)(gln_kernels_t *k, const gln_cross_entropy_t *args)
 {
-    entropy_run_t run = {args, gln_cpu_task_rows(args->v)};
+    entropy_run_t run = {k->state, args, gln_cpu_task_rows(args->v)};
+    gln_status_t status = GLN_OK;
 
-    gln_pool_run(k->pool, gln_cpu_tasks(args->n, run.task_rows), entropy_task, &run);
+    if (sizeof(elem) != sizeof(float))
+        status = gln_cpu_scratch(k->state, gln_cpu_bytes(args->v, sizeof(float)));
+    if (status != GLN_OK) return status;
+    gln_pool_run(k->pool, gln_cpu_tasks(args->n, run.task_rows), FN(entropy_task), &run);
     return GLN_OK;
 }
+#endif

@@ -23,27 +23,28 @@ typedef struct gemm_run {
     int items_count;
 } gemm_run_t;
 
-/* [rows, columns] from row stride `from_ld` to `to_ld`. */
-static void copy_rows(const float *from, int64_t from_ld, int64_t rows, int64_t columns,
-                      int64_t to_ld, float *to)
+/* [rows, columns] elements of `bytes` from row stride `from_ld` to `to_ld`. */
+static void copy_rows(const void *from, int64_t from_ld, int64_t rows, int64_t columns,
+                      int64_t to_ld, size_t bytes, void *to)
 {
     for (int64_t i = 0; i < rows; ++i)
-        memcpy(to + i * to_ld, from + i * from_ld, (size_t)columns * sizeof *to);
+        memcpy((char *)to + (size_t)(i * to_ld) * bytes,
+               (const char *)from + (size_t)(i * from_ld) * bytes, (size_t)columns * bytes);
 }
 
-static void zero_rows(float *to, int64_t rows, int64_t columns)
+static void zero_rows(void *to, int64_t rows, int64_t columns, size_t bytes)
 {
-    if (rows > 0 && columns > 0) memset(to, 0, (size_t)(rows * columns) * sizeof *to);
+    if (rows > 0 && columns > 0) memset(to, 0, (size_t)(rows * columns) * bytes);
 }
 
 /* Dense [size, columns] view of `rows` rows: the rows themselves, or a copy filled up with zeros.
  */
-static const float *dense_rows(const float *from, int64_t ld, int64_t rows, int64_t columns,
-                               int64_t size, float *copy)
+static const void *dense_rows(const void *from, int64_t ld, int64_t rows, int64_t columns,
+                              int64_t size, size_t bytes, void *copy)
 {
     if (ld == columns && rows == size) return from;
-    copy_rows(from, ld, rows, columns, columns, copy);
-    zero_rows(copy + rows * columns, size - rows, columns);
+    copy_rows(from, ld, rows, columns, columns, bytes, copy);
+    zero_rows((char *)copy + (size_t)(rows * columns) * bytes, size - rows, columns, bytes);
     return copy;
 }
 
@@ -54,28 +55,47 @@ static void run_rows(gln_cpu_state_t *state, const gln_gemm_item_t *item, int bl
     const gln_gemm_shape_t *shape = item->shape;
     gln_gemm_block_t at = gln_gemm_block_at(shape, item->first_size, g->m, block);
     int64_t size = shape->sizes[at.size];
+    gln_dtype_t dtype_c = shape->mode.c_acc ? GLN_F32 : state->dtype;
+    size_t bytes = gln_dtype_bytes(state->dtype), bytes_c = gln_dtype_bytes(dtype_c);
     char *scratch = state->scratch[worker];
-    const float *a = (const float *)g->a + at.start * g->lda;
-    const float *b = g->b;
-    float *c = (float *)g->c + at.start * g->ldc, *c_run = c;
+    const void *a = gln_at(g->a, at.start * g->lda, state->dtype);
+    const void *b = g->b;
+    void *c = gln_at(g->c, at.start * g->ldc, dtype_c), *c_run = c;
     int c_copied = !item->c_dense || at.rows < size;
 
-    a = dense_rows(a, g->lda, at.rows, g->k, size, (float *)(scratch + item->a_at));
+    a = dense_rows(a, g->lda, at.rows, g->k, size, bytes, scratch + item->a_at);
     if (!item->b_dense) {
         int nt = shape->mode.form == GLN_GEMM_NT;
 
-        b = dense_rows(b, g->ldb, nt ? g->n : g->k, nt ? g->k : g->n, nt ? g->n : g->k,
-                       (float *)(scratch + item->b_at));
+        b = dense_rows(b, g->ldb, nt ? g->n : g->k, nt ? g->k : g->n, nt ? g->n : g->k, bytes,
+                       scratch + item->b_at);
     }
     if (c_copied) {
-        c_run = (float *)(scratch + item->c_at);
+        c_run = scratch + item->c_at;
         if (shape->mode.accumulate) {
-            copy_rows(c, g->ldc, at.rows, g->n, g->n, c_run);
-            zero_rows(c_run + at.rows * g->n, size - at.rows, g->n);
+            copy_rows(c, g->ldc, at.rows, g->n, g->n, bytes_c, c_run);
+            zero_rows(gln_at(c_run, at.rows * g->n, dtype_c), size - at.rows, g->n, bytes_c);
         }
     }
     gln_product_run(state, shape->products[0][0][at.size], worker, a, b, c_run, scratch);
-    if (c_copied) copy_rows(c_run, g->n, at.rows, g->n, g->ldc, c);
+    if (c_copied) copy_rows(c_run, g->n, at.rows, g->n, g->ldc, bytes_c, c);
+}
+
+/* TN: the tile of C where products add to it, in f32: C itself, or its copy. */
+static void load_tile(const void *c, gln_dtype_t dtype_c, int64_t ldc, int64_t rows,
+                      int64_t columns, float *tile)
+{
+    if (dtype_c == GLN_F32) copy_rows(c, ldc, rows, columns, columns, sizeof *tile, tile);
+    for (int64_t i = 0; dtype_c == GLN_BF16 && i < rows; ++i)
+        gln_cpu_widen((const gln_bf16_t *)c + i * ldc, columns, tile + i * columns);
+}
+
+static void store_tile(const float *tile, gln_dtype_t dtype_c, int64_t ldc, int64_t rows,
+                       int64_t columns, void *c)
+{
+    if (dtype_c == GLN_F32) copy_rows(tile, columns, rows, columns, ldc, sizeof *tile, c);
+    for (int64_t i = 0; dtype_c == GLN_BF16 && i < rows; ++i)
+        gln_cpu_round(tile + i * columns, columns, (gln_bf16_t *)c + i * ldc);
 }
 
 /* One tile of C of TN: all chunks of the summed rows. */
@@ -89,26 +109,28 @@ static void run_tile(gln_cpu_state_t *state, const gln_gemm_item_t *item, int ta
     int64_t columns = gln_cpu_min(shape->width, g->n - column);
     const gln_product_t *const *products =
         shape->products[rows < shape->tile][columns < shape->width];
+    gln_dtype_t dtype = state->dtype, dtype_c = shape->mode.c_acc ? GLN_F32 : dtype;
+    size_t bytes = gln_dtype_bytes(dtype);
     char *scratch = state->scratch[worker];
-    float *c = (float *)g->c + row * g->ldc + column;
-    float *c_run = item->c_dense ? c : (float *)(scratch + item->c_at);
+    void *c = gln_at(g->c, row * g->ldc + column, dtype_c);
+    float *c_run = item->c_dense ? c : (void *)(scratch + item->c_at);
     int blocks = gln_gemm_blocks(shape, 0, g->k);
 
     if (!shape->mode.accumulate)
-        zero_rows(c_run, rows, columns);
+        zero_rows(c_run, rows, columns, sizeof *c_run);
     else if (!item->c_dense)
-        copy_rows(c, g->ldc, rows, columns, columns, c_run);
+        load_tile(c, dtype_c, g->ldc, rows, columns, c_run);
     for (int block = 0; block < blocks; ++block) {
         gln_gemm_block_t at = gln_gemm_block_at(shape, 0, g->k, block);
         int64_t size = shape->sizes[at.size];
-        const float *a = dense_rows((const float *)g->a + at.start * g->lda + row, g->lda, at.rows,
-                                    rows, size, (float *)(scratch + item->a_at));
-        const float *b = dense_rows((const float *)g->b + at.start * g->ldb + column, g->ldb,
-                                    at.rows, columns, size, (float *)(scratch + item->b_at));
+        const void *a = dense_rows(gln_at(g->a, at.start * g->lda + row, dtype), g->lda, at.rows,
+                                   rows, size, bytes, scratch + item->a_at);
+        const void *b = dense_rows(gln_at(g->b, at.start * g->ldb + column, dtype), g->ldb, at.rows,
+                                   columns, size, bytes, scratch + item->b_at);
 
         gln_product_run(state, products[at.size], worker, a, b, c_run, scratch);
     }
-    if (!item->c_dense) copy_rows(c_run, columns, rows, columns, g->ldc, c);
+    if (!item->c_dense) store_tile(c_run, dtype_c, g->ldc, rows, columns, c);
 }
 
 static void gemm_task(void *ctx, int task, int worker)
@@ -132,15 +154,15 @@ static void gemm_task(void *ctx, int task, int worker)
 }
 
 /* C of a product over nothing. */
-static void zero_c(gln_gemm_mode_t mode, const gln_gemm_t *g)
+static void zero_c(gln_gemm_mode_t mode, gln_dtype_t dtype_c, const gln_gemm_t *g)
 {
     for (int64_t i = 0; i < g->m && !mode.accumulate; ++i)
-        zero_rows((float *)g->c + i * g->ldc, 1, g->n);
+        zero_rows(gln_at(g->c, i * g->ldc, dtype_c), 1, g->n, gln_dtype_bytes(dtype_c));
 }
 
 /* Cut one item. @param work_per_task 2 m n k of a task wanted. @return bytes of scratch it needs.
  */
-static size_t plan_item(gln_gemm_item_t *item, double work_per_task)
+static size_t plan_item(const gln_cpu_state_t *state, gln_gemm_item_t *item, double work_per_task)
 {
     const gln_gemm_t *g = &item->args;
     const gln_gemm_shape_t *shape = item->shape;
@@ -149,7 +171,8 @@ static size_t plan_item(gln_gemm_item_t *item, double work_per_task)
 
     item->a_dense = g->lda == (tn ? g->m : g->k);
     item->b_dense = g->ldb == (nt ? g->k : g->n);
-    item->c_dense = g->ldc == (tn ? shape->width : g->n);
+    item->c_dense = g->ldc == (tn ? shape->width : g->n) &&
+                    (!tn || state->dtype == GLN_F32 || shape->mode.c_acc);
     item->first_size = 0;
     if (tn) {
         int64_t down = (g->m + shape->tile - 1) / shape->tile;
@@ -171,8 +194,8 @@ static size_t plan_item(gln_gemm_item_t *item, double work_per_task)
         item->tasks_count = gln_gemm_blocks(shape, item->first_size, g->m);
     }
     item->a_at = shape->scratchpad_bytes;
-    item->b_at = item->a_at + gln_cpu_bytes(a, sizeof(float));
-    item->c_at = item->b_at + gln_cpu_bytes(b, sizeof(float));
+    item->b_at = item->a_at + gln_cpu_bytes(a, gln_dtype_bytes(state->dtype));
+    item->c_at = item->b_at + gln_cpu_bytes(b, gln_dtype_bytes(state->dtype));
     return item->c_at + gln_cpu_bytes(c, sizeof(float));
 }
 
@@ -205,7 +228,7 @@ static gln_status_t run_items(gln_cpu_state_t *state, gln_gemm_mode_t mode, cons
 
         if (items[i].m == 0 || items[i].n == 0) continue;
         if (items[i].k == 0) {
-            zero_c(mode, &items[i]);
+            zero_c(mode, mode.c_acc ? GLN_F32 : state->dtype, &items[i]);
             continue;
         }
         item->args = items[i];
@@ -213,7 +236,7 @@ static gln_status_t run_items(gln_cpu_state_t *state, gln_gemm_mode_t mode, cons
             state, mode, &items[i],
             mode.form == GLN_GEMM_TN ? tile_rows(&items[i], work / tasks_wanted) : 0, &item->shape);
         if (status != GLN_OK) return status;
-        bytes = plan_item(item, work / tasks_wanted);
+        bytes = plan_item(state, item, work / tasks_wanted);
         if (bytes > scratch_bytes) scratch_bytes = bytes;
         item->first_task = tasks_count;
         tasks_count += item->tasks_count;

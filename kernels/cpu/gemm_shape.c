@@ -26,7 +26,7 @@ static unsigned bucket_of(gln_gemm_mode_t mode, int64_t n, int64_t inner)
 static gln_status_t get_product(gln_cpu_state_t *state, gln_gemm_shape_t *shape, int64_t rows,
                                 int64_t columns, int size, const gln_product_t **out)
 {
-    gln_product_key_t key = {.n = columns, .a = GLN_F32, .b = GLN_F32, .c = GLN_F32};
+    gln_product_key_t key = {.n = columns, .a = state->dtype, .b = state->dtype, .c = GLN_F32};
     gln_status_t status;
 
     if (shape->mode.form == GLN_GEMM_TN) {
@@ -39,6 +39,7 @@ static gln_status_t get_product(gln_cpu_state_t *state, gln_gemm_shape_t *shape,
         key.k = shape->inner;
         key.b_transposed = shape->mode.form == GLN_GEMM_NT;
         key.accumulate = shape->mode.accumulate != 0;
+        if (!shape->mode.c_acc) key.c = state->dtype;
     }
     status = gln_product_get(state, &key, out);
     if (status != GLN_OK) return status;

@@ -1,10 +1,12 @@
 /* AdamW in one pass, an in-place sum, and the sum of squares, O(n) each, bound by memory. */
+#ifndef FN
 #include <math.h>
 
 #include "base/clones.h"
 #include "kernels/cpu/cpu_internal.h"
 
 #define SQUARES_BLOCK 32768 /* elements of one partial sum */
+#define ADAMW_PIECE 2048
 
 typedef struct adamw_factors {
     float lr, beta1, rest1, beta2, rest2, eps, decay, grad_scale, correct_m, correct_v;
@@ -17,8 +19,8 @@ typedef struct adamw_run {
 
 typedef struct elements_run {
     int64_t n, first;
-    const float *x;
-    float *y;
+    const void *x;
+    void *y;
     double *squares;
 } elements_run_t;
 
@@ -38,62 +40,6 @@ GLN_CLONES static void adamw_range(const adamw_factors_t *factors, const float *
         m[i] = m_new;
         v[i] = v_new;
     }
-}
-
-static void adamw_task(void *ctx, int task, int worker)
-{
-    const adamw_run_t *run = ctx;
-    int64_t first = (int64_t)task * GLN_CPU_TASK_ELEMENTS;
-    int64_t count = gln_cpu_min(GLN_CPU_TASK_ELEMENTS, run->args->n - first);
-    float *w = (float *)run->args->w + first;
-
-    (void)worker;
-    adamw_range(&run->factors, (const float *)run->args->g + first, count, w,
-                (float *)run->args->m + first, (float *)run->args->v + first);
-    /* for a caller that keeps a second copy though it need not in this type */
-    for (int64_t i = 0; run->args->w_compute != NULL && i < count; ++i)
-        ((float *)run->args->w_compute)[first + i] = w[i];
-}
-
-gln_status_t gln_cpu_adamw(gln_kernels_t *k, const gln_adamw_t *args)
-{
-    adamw_run_t run = {args,
-                       {.lr = (float)args->lr,
-                        .beta1 = (float)args->beta1,
-                        .rest1 = (float)(1.0 - args->beta1),
-                        .beta2 = (float)args->beta2,
-                        .rest2 = (float)(1.0 - args->beta2),
-                        .eps = (float)args->eps,
-                        .decay = (float)args->weight_decay,
-                        .grad_scale = (float)args->grad_scale,
-                        .correct_m = (float)(1.0 / (1.0 - pow(args->beta1, (double)args->t))),
-                        .correct_v = (float)(1.0 / (1.0 - pow(args->beta2, (double)args->t)))}};
-
-    gln_pool_run(k->pool, gln_cpu_tasks(args->n, GLN_CPU_TASK_ELEMENTS), adamw_task, &run);
-    return GLN_OK;
-}
-
-GLN_CLONES static void add_range(const float *restrict x, int64_t count, float *restrict y)
-{
-    for (int64_t i = 0; i < count; ++i)
-        y[i] += x[i];
-}
-
-static void add_task(void *ctx, int task, int worker)
-{
-    const elements_run_t *run = ctx;
-    int64_t first = (int64_t)task * GLN_CPU_TASK_ELEMENTS;
-
-    (void)worker;
-    add_range(run->x + first, gln_cpu_min(GLN_CPU_TASK_ELEMENTS, run->n - first), run->y + first);
-}
-
-gln_status_t gln_cpu_add(gln_kernels_t *k, int64_t n, const void *x, void *y)
-{
-    elements_run_t run = {.n = n, .x = x, .y = y};
-
-    gln_pool_run(k->pool, gln_cpu_tasks(n, GLN_CPU_TASK_ELEMENTS), add_task, &run);
-    return GLN_OK;
 }
 
 GLN_CLONES static double squares_range(const float *x, int64_t count)
@@ -117,7 +63,8 @@ static void squares_task(void *ctx, int task, int worker)
     int64_t first = run->first + (int64_t)task * SQUARES_BLOCK;
 
     (void)worker;
-    run->squares[task] = squares_range(run->x + first, gln_cpu_min(SQUARES_BLOCK, run->n - first));
+    run->squares[task] =
+        squares_range((const float *)run->x + first, gln_cpu_min(SQUARES_BLOCK, run->n - first));
 }
 
 gln_status_t gln_cpu_sum_squares(gln_kernels_t *k, int64_t n, const void *x, double *out)
@@ -136,3 +83,76 @@ gln_status_t gln_cpu_sum_squares(gln_kernels_t *k, int64_t n, const void *x, dou
     *out = total;
     return GLN_OK;
 }
+
+#define GLN_CPU_FILE "kernels/cpu/optimizer.c"
+#include "kernels/cpu/both_types.inc"
+#else
+
+GLN_CLONES static void FN(copy_weights)(const float *restrict w, int64_t count, elem *restrict copy)
+{
+    for (int64_t i = 0; i < count; ++i)
+        copy[i] = PUT(w[i]);
+}
+
+/* In pieces: the weights of one are still in the first-level cache when they are copied. */
+static void FN(adamw_task)(void *ctx, int task, int worker)
+{
+    const adamw_run_t *run = ctx;
+    const gln_adamw_t *args = run->args;
+    int64_t first = (int64_t)task * GLN_CPU_TASK_ELEMENTS;
+    int64_t last = gln_cpu_min(first + GLN_CPU_TASK_ELEMENTS, args->n);
+
+    (void)worker;
+    for (int64_t at = first; at < last; at += ADAMW_PIECE) {
+        int64_t count = gln_cpu_min(ADAMW_PIECE, last - at);
+        float *w = (float *)args->w + at;
+
+        adamw_range(&run->factors, (const float *)args->g + at, count, w, (float *)args->m + at,
+                    (float *)args->v + at);
+        if (args->w_compute != NULL) FN(copy_weights)(w, count, (elem *)args->w_compute + at);
+    }
+}
+
+gln_status_t FN(adamw)(gln_kernels_t *k, const gln_adamw_t *args)
+{
+    adamw_run_t run = {args,
+                       {.lr = (float)args->lr,
+                        .beta1 = (float)args->beta1,
+                        .rest1 = (float)(1.0 - args->beta1),
+                        .beta2 = (float)args->beta2,
+                        .rest2 = (float)(1.0 - args->beta2),
+                        .eps = (float)args->eps,
+                        .decay = (float)args->weight_decay,
+                        .grad_scale = (float)args->grad_scale,
+                        .correct_m = (float)(1.0 / (1.0 - pow(args->beta1, (double)args->t))),
+                        .correct_v = (float)(1.0 / (1.0 - pow(args->beta2, (double)args->t)))}};
+
+    gln_pool_run(k->pool, gln_cpu_tasks(args->n, GLN_CPU_TASK_ELEMENTS), FN(adamw_task), &run);
+    return GLN_OK;
+}
+
+GLN_CLONES static void FN(add_range)(const elem *restrict x, int64_t count, elem *restrict y)
+{
+    for (int64_t i = 0; i < count; ++i)
+        y[i] = PUT(GET(y[i]) + GET(x[i]));
+}
+
+static void FN(add_task)(void *ctx, int task, int worker)
+{
+    const elements_run_t *run = ctx;
+    int64_t first = (int64_t)task * GLN_CPU_TASK_ELEMENTS;
+
+    (void)worker;
+    FN(add_range)
+    ((const elem *)run->x + first, gln_cpu_min(GLN_CPU_TASK_ELEMENTS, run->n - first),
+     (elem *)run->y + first);
+}
+
+gln_status_t FN(add)(gln_kernels_t *k, int64_t n, const void *x, void *y)
+{
+    elements_run_t run = {.n = n, .x = x, .y = y};
+
+    gln_pool_run(k->pool, gln_cpu_tasks(n, GLN_CPU_TASK_ELEMENTS), FN(add_task), &run);
+    return GLN_OK;
+}
+#endif

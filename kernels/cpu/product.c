@@ -6,6 +6,10 @@
  * library falls back to a blocked GEMM that splits k by m; such products say rows_independent = 0
  * and gemm.c then runs every row in blocks of one size.
  *
+ * In bf16 (operands; sums are in f32 always) that holds on machines with AVX-512 bf16. Without them
+ * the library emulates at a tenth of the speed of f32, or refuses: such products are widened, that
+ * is they run in f32 on copies, and what is bf16 in C is rounded once.
+ *
  * Making one costs 0.2 to 0.5 ms, so each is made once and kept; running one costs about 0.3 us. */
 #include <omp.h>
 #include <stdlib.h>
@@ -26,6 +30,7 @@ static unsigned bucket_of(const gln_product_key_t *key)
     hash = hash * 1000003u + (uint64_t)key->k;
     hash = hash * 1000003u +
            (uint64_t)(key->a_transposed * 4 + key->b_transposed * 2 + key->accumulate);
+    hash = hash * 1000003u + (uint64_t)((int)key->a * 9 + (int)key->b * 3 + (int)key->c);
     hash ^= hash >> 29;
     return (unsigned)((hash * 0x9e3779b97f4a7c15u) >> 56) % GLN_CPU_BUCKETS;
 }
@@ -78,18 +83,32 @@ static dnnl_status_t make_memory(gln_cpu_state_t *state, gln_product_memory_t *m
     return status;
 }
 
+/* Bytes of the copies of A, B and C that a widened product makes. */
+static void copy_bytes(const gln_product_key_t *key, size_t bytes[3])
+{
+    bytes[0] = key->a == GLN_BF16 ? gln_cpu_bytes(key->m * key->k, sizeof(float)) : 0;
+    bytes[1] = key->b == GLN_BF16 ? gln_cpu_bytes(key->k * key->n, sizeof(float)) : 0;
+    bytes[2] = key->c == GLN_BF16 ? gln_cpu_bytes(key->m * key->n, sizeof(float)) : 0;
+}
+
 /* Fill `product` from its key; what was made on failure is left in it for close_product. */
 static dnnl_status_t make_product(gln_cpu_state_t *state, gln_product_t *product)
 {
-    const gln_product_key_t *key = &product->key;
+    gln_product_key_t library_key = product->key;
+    const gln_product_key_t *key = &library_key;
+    size_t bytes[3];
     dnnl_memory_desc_t desc[3]; /* a, b, c */
     const dnnl_memory_desc_t *scratchpad;
     dnnl_matmul_desc_t matmul;
     dnnl_primitive_attr_t attributes = NULL;
     dnnl_primitive_desc_t primitive_desc = NULL;
     const char *implementation = "";
-    dnnl_status_t status = describe(key->m, key->k, key->a_transposed, key->a, &desc[0]);
+    dnnl_status_t status;
 
+    product->widened =
+        !state->bf16_products && (key->a == GLN_BF16 || key->b == GLN_BF16 || key->c == GLN_BF16);
+    if (product->widened) library_key.a = library_key.b = library_key.c = GLN_F32;
+    status = describe(key->m, key->k, key->a_transposed, key->a, &desc[0]);
     if (status == dnnl_success)
         status = describe(key->k, key->n, key->b_transposed, key->b, &desc[1]);
     if (status == dnnl_success) status = describe(key->m, key->n, 0, key->c, &desc[2]);
@@ -106,8 +125,10 @@ static dnnl_status_t make_product(gln_cpu_state_t *state, gln_product_t *product
     if (status == dnnl_success) {
         product->rows_independent = strncmp(implementation, "brg", 3) == 0;
         scratchpad = dnnl_primitive_desc_query_md(primitive_desc, dnnl_query_scratchpad_md, 0);
-        product->scratchpad_bytes =
-            gln_cpu_bytes((int64_t)dnnl_memory_desc_get_size(scratchpad), 1);
+        product->library_bytes = gln_cpu_bytes((int64_t)dnnl_memory_desc_get_size(scratchpad), 1);
+        product->scratchpad_bytes = product->library_bytes;
+        copy_bytes(&product->key, bytes);
+        if (product->widened) product->scratchpad_bytes += bytes[0] + bytes[1] + bytes[2];
         for (int i = 0; i < state->workers_count && status == dnnl_success; ++i)
             status = make_memory(state, &product->memory[i], desc, scratchpad);
     }
@@ -177,8 +198,8 @@ static dnnl_status_t set_handles(gln_product_memory_t *memory, const void *a, co
     return status;
 }
 
-void gln_product_run(gln_cpu_state_t *state, const gln_product_t *product, int worker,
-                     const void *a, const void *b, void *c, void *scratchpad)
+static void run_library(gln_cpu_state_t *state, const gln_product_t *product, int worker,
+                        const void *a, const void *b, void *c, void *scratchpad)
 {
     gln_product_memory_t *memory = &product->memory[worker];
     dnnl_exec_arg_t arguments[] = {{DNNL_ARG_SRC, memory->a},
@@ -193,6 +214,58 @@ void gln_product_run(gln_cpu_state_t *state, const gln_product_t *product, int w
         status = dnnl_primitive_execute(product->primitive, state->streams[worker], 4, arguments);
     if (status != dnnl_success)
         atomic_compare_exchange_strong(&state->library_status, &expected, (int)status);
+}
+
+static const void *widened(const void *from, gln_dtype_t dtype, int64_t count, void *copy)
+{
+    if (dtype != GLN_BF16) return from;
+    gln_cpu_widen(from, count, copy);
+    return copy;
+}
+
+void gln_product_run(gln_cpu_state_t *state, const gln_product_t *product, int worker,
+                     const void *a, const void *b, void *c, void *scratchpad)
+{
+    const gln_product_key_t *key = &product->key;
+    char *copy_a = (char *)scratchpad + product->library_bytes, *copy_b, *copy_c;
+    size_t bytes[3];
+
+    if (!product->widened) {
+        run_library(state, product, worker, a, b, c, scratchpad);
+        return;
+    }
+    copy_bytes(key, bytes);
+    copy_b = copy_a + bytes[0];
+    copy_c = copy_b + bytes[1];
+    a = widened(a, key->a, key->m * key->k, copy_a);
+    b = widened(b, key->b, key->k * key->n, copy_b);
+    if (key->c != GLN_BF16) {
+        run_library(state, product, worker, a, b, c, scratchpad);
+        return;
+    }
+    if (key->accumulate) gln_cpu_widen(c, key->m * key->n, (float *)(void *)copy_c);
+    run_library(state, product, worker, a, b, copy_c, scratchpad);
+    gln_cpu_round((const float *)(void *)copy_c, key->m * key->n, c);
+}
+
+/* A product of any size tells: what the library runs depends on the machine. */
+void gln_product_probe(gln_cpu_state_t *state)
+{
+    dnnl_memory_desc_t desc[3];
+    dnnl_matmul_desc_t matmul;
+    dnnl_primitive_desc_t primitive_desc = NULL;
+    const char *implementation = "";
+
+    if (describe(64, 64, 0, GLN_BF16, &desc[0]) != dnnl_success ||
+        describe(64, 64, 0, GLN_BF16, &desc[1]) != dnnl_success ||
+        describe(64, 64, 0, GLN_BF16, &desc[2]) != dnnl_success ||
+        dnnl_matmul_desc_init(&matmul, &desc[0], &desc[1], NULL, &desc[2]) != dnnl_success ||
+        dnnl_primitive_desc_create(&primitive_desc, &matmul, NULL, state->engine, NULL) !=
+            dnnl_success)
+        return;
+    dnnl_primitive_desc_query(primitive_desc, dnnl_query_impl_info_str, 0, &implementation);
+    state->bf16_products = strncmp(implementation, "brg", 3) == 0;
+    dnnl_primitive_desc_destroy(primitive_desc);
 }
 
 void gln_product_close_all(gln_cpu_state_t *state)

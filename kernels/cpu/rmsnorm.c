@@ -1,6 +1,7 @@
 /* Root mean square normalization and its gradient, O(N H), two passes over a row that stays in the
  * first-level cache. The gradient of w is summed in blocks of BLOCK_ROWS rows, and the blocks are
  * added in ascending order. */
+#ifndef FN
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,108 +22,6 @@ typedef struct backward_run {
     const gln_rmsnorm_backward_t *args;
     int64_t first_block; /* of this run of the pool */
 } backward_run_t;
-
-GLN_INLINE float sum_of_squares(const float *x, int64_t h)
-{
-    float lanes[GLN_LANES] = {0};
-    int64_t i = 0;
-
-    for (; i + GLN_LANES <= h; i += GLN_LANES)
-        for (int lane = 0; lane < GLN_LANES; ++lane)
-            lanes[lane] += x[i + lane] * x[i + lane];
-    for (int lane = 0; i < h; ++i, ++lane)
-        lanes[lane] += x[i] * x[i];
-    return gln_lanes_sum(lanes);
-}
-
-GLN_INLINE void scale_row(const float *restrict x, const float *restrict w, float rstd, int64_t h,
-                          float *restrict y)
-{
-    for (int64_t i = 0; i < h; ++i)
-        y[i] = x[i] * rstd * w[i];
-}
-
-GLN_CLONES static void rmsnorm_rows(const gln_rmsnorm_t *args, int64_t first, int64_t last)
-{
-    for (int64_t n = first; n < last; ++n) {
-        const float *x = (const float *)args->x + n * args->h;
-        float mean = sum_of_squares(x, args->h) / (float)args->h;
-        float rstd = 1.0f / sqrtf(mean + (float)args->eps);
-
-        scale_row(x, args->w, rstd, args->h, (float *)args->y + n * args->h);
-        ((float *)args->rstd)[n] = rstd;
-    }
-}
-
-static void rmsnorm_task(void *ctx, int task, int worker)
-{
-    const rmsnorm_run_t *run = ctx;
-    int64_t first = task * run->task_rows;
-
-    (void)worker;
-    rmsnorm_rows(run->args, first, gln_cpu_min(first + run->task_rows, run->args->n));
-}
-
-gln_status_t gln_cpu_rmsnorm(gln_kernels_t *k, const gln_rmsnorm_t *args)
-{
-    rmsnorm_run_t run = {args, gln_cpu_task_rows(args->h)};
-
-    gln_pool_run(k->pool, gln_cpu_tasks(args->n, run.task_rows), rmsnorm_task, &run);
-    return GLN_OK;
-}
-
-/* sum of dy w x */
-GLN_INLINE float dot3(const float *restrict dy, const float *restrict w, const float *restrict x,
-                      int64_t h)
-{
-    float lanes[GLN_LANES] = {0};
-    int64_t i = 0;
-
-    for (; i + GLN_LANES <= h; i += GLN_LANES)
-        for (int lane = 0; lane < GLN_LANES; ++lane)
-            lanes[lane] += dy[i + lane] * w[i + lane] * x[i + lane];
-    for (int lane = 0; i < h; ++i, ++lane)
-        lanes[lane] += dy[i] * w[i] * x[i];
-    return gln_lanes_sum(lanes);
-}
-
-/* dx += rstd (dy w - z mean) and dw += dy z with z = x rstd. */
-GLN_INLINE void backward_row(const float *restrict dy, const float *restrict x,
-                             const float *restrict w, float rstd, float mean, int64_t h,
-                             float *restrict dx, float *restrict dw)
-{
-    for (int64_t i = 0; i < h; ++i) {
-        float z = x[i] * rstd;
-
-        dx[i] += rstd * (dy[i] * w[i] - z * mean);
-        dw[i] += dy[i] * z;
-    }
-}
-
-GLN_CLONES static void backward_rows(const gln_rmsnorm_backward_t *args, int64_t first,
-                                     int64_t last, float *dw)
-{
-    for (int64_t n = first; n < last; ++n) {
-        const float *dy = (const float *)args->dy + n * args->h;
-        const float *x = (const float *)args->x + n * args->h;
-        float rstd = ((const float *)args->rstd)[n];
-        float mean = dot3(dy, args->w, x, args->h) * rstd / (float)args->h;
-
-        backward_row(dy, x, args->w, rstd, mean, args->h, (float *)args->dx + n * args->h, dw);
-    }
-}
-
-static void backward_task(void *ctx, int task, int worker)
-{
-    const backward_run_t *run = ctx;
-    const gln_rmsnorm_backward_t *args = run->args;
-    int64_t first = (run->first_block + task) * BLOCK_ROWS;
-    float *dw = run->state->partials + task * args->h;
-
-    (void)worker;
-    memset(dw, 0, (size_t)args->h * sizeof *dw);
-    backward_rows(args, first, gln_cpu_min(first + BLOCK_ROWS, args->n), dw);
-}
 
 GLN_CLONES static void add_row(const float *restrict x, int64_t h, float *restrict y)
 {
@@ -145,7 +44,113 @@ static gln_status_t reserve_partials(gln_cpu_state_t *state, int64_t h)
     return GLN_OK;
 }
 
-gln_status_t gln_cpu_rmsnorm_backward(gln_kernels_t *k, const gln_rmsnorm_backward_t *args)
+#define GLN_CPU_FILE "kernels/cpu/rmsnorm.c"
+#include "kernels/cpu/both_types.inc"
+#else
+
+GLN_INLINE float FN(sum_of_squares)(const elem *x, int64_t h)
+{
+    float lanes[GLN_LANES] = {0};
+    int64_t i = 0;
+
+    for (; i + GLN_LANES <= h; i += GLN_LANES)
+        for (int lane = 0; lane < GLN_LANES; ++lane)
+            lanes[lane] += GET(x[i + lane]) * GET(x[i + lane]);
+    for (int lane = 0; i < h; ++i, ++lane)
+        lanes[lane] += GET(x[i]) * GET(x[i]);
+    return gln_lanes_sum(lanes);
+}
+
+GLN_INLINE void FN(scale_row)(const elem *restrict x, const float *restrict w, float rstd,
+                              int64_t h, elem *restrict y)
+{
+    for (int64_t i = 0; i < h; ++i)
+        y[i] = PUT(GET(x[i]) * rstd * w[i]);
+}
+
+GLN_CLONES static void FN(rmsnorm_rows)(const gln_rmsnorm_t *args, int64_t first, int64_t last)
+{
+    for (int64_t n = first; n < last; ++n) {
+        const elem *x = (const elem *)args->x + n * args->h;
+        float mean = FN(sum_of_squares)(x, args->h) / (float)args->h;
+        float rstd = 1.0f / sqrtf(mean + (float)args->eps);
+
+        FN(scale_row)(x, args->w, rstd, args->h, (elem *)args->y + n * args->h);
+        ((float *)args->rstd)[n] = rstd;
+    }
+}
+
+static void FN(rmsnorm_task)(void *ctx, int task, int worker)
+{
+    const rmsnorm_run_t *run = ctx;
+    int64_t first = task * run->task_rows;
+
+    (void)worker;
+    FN(rmsnorm_rows)(run->args, first, gln_cpu_min(first + run->task_rows, run->args->n));
+}
+
+gln_status_t FN(rmsnorm)(gln_kernels_t *k, const gln_rmsnorm_t *args)
+{
+    rmsnorm_run_t run = {args, gln_cpu_task_rows(args->h)};
+
+    gln_pool_run(k->pool, gln_cpu_tasks(args->n, run.task_rows), FN(rmsnorm_task), &run);
+    return GLN_OK;
+}
+
+/* sum of dy w x */
+GLN_INLINE float FN(dot3)(const elem *restrict dy, const float *restrict w, const elem *restrict x,
+                          int64_t h)
+{
+    float lanes[GLN_LANES] = {0};
+    int64_t i = 0;
+
+    for (; i + GLN_LANES <= h; i += GLN_LANES)
+        for (int lane = 0; lane < GLN_LANES; ++lane)
+            lanes[lane] += GET(dy[i + lane]) * w[i + lane] * GET(x[i + lane]);
+    for (int lane = 0; i < h; ++i, ++lane)
+        lanes[lane] += GET(dy[i]) * w[i] * GET(x[i]);
+    return gln_lanes_sum(lanes);
+}
+
+/* dx += rstd (dy w - z mean) and dw += dy z with z = x rstd. */
+GLN_INLINE void FN(backward_row)(const elem *restrict dy, const elem *restrict x,
+                                 const float *restrict w, float rstd, float mean, int64_t h,
+                                 elem *restrict dx, float *restrict dw)
+{
+    for (int64_t i = 0; i < h; ++i) {
+        float z = GET(x[i]) * rstd, g = GET(dy[i]);
+
+        dx[i] = PUT(GET(dx[i]) + rstd * (g * w[i] - z * mean));
+        dw[i] += g * z;
+    }
+}
+
+GLN_CLONES static void FN(backward_rows)(const gln_rmsnorm_backward_t *args, int64_t first,
+                                         int64_t last, float *dw)
+{
+    for (int64_t n = first; n < last; ++n) {
+        const elem *dy = (const elem *)args->dy + n * args->h;
+        const elem *x = (const elem *)args->x + n * args->h;
+        float rstd = ((const float *)args->rstd)[n];
+        float mean = FN(dot3)(dy, args->w, x, args->h) * rstd / (float)args->h;
+
+        FN(backward_row)(dy, x, args->w, rstd, mean, args->h, (elem *)args->dx + n * args->h, dw);
+    }
+}
+
+static void FN(backward_task)(void *ctx, int task, int worker)
+{
+    const backward_run_t *run = ctx;
+    const gln_rmsnorm_backward_t *args = run->args;
+    int64_t first = (run->first_block + task) * BLOCK_ROWS;
+    float *dw = run->state->partials + task * args->h;
+
+    (void)worker;
+    memset(dw, 0, (size_t)args->h * sizeof *dw);
+    FN(backward_rows)(args, first, gln_cpu_min(first + BLOCK_ROWS, args->n), dw);
+}
+
+gln_status_t FN(rmsnorm_backward)(gln_kernels_t *k, const gln_rmsnorm_backward_t *args)
 {
     gln_cpu_state_t *state = k->state;
     int64_t blocks = gln_cpu_tasks(args->n, BLOCK_ROWS);
@@ -156,9 +161,10 @@ gln_status_t gln_cpu_rmsnorm_backward(gln_kernels_t *k, const gln_rmsnorm_backwa
         backward_run_t run = {state, args, first};
         int tasks = (int)gln_cpu_min(GLN_CPU_PARTIALS_MAX, blocks - first);
 
-        gln_pool_run(k->pool, tasks, backward_task, &run);
+        gln_pool_run(k->pool, tasks, FN(backward_task), &run);
         for (int task = 0; task < tasks; ++task)
             add_row(state->partials + task * args->h, args->h, args->dw);
     }
     return GLN_OK;
 }
+#endif

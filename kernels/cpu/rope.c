@@ -1,5 +1,6 @@
 /* Rotary position embedding in place, O(N heads dh). Cosines and sines are computed once per
  * (dh, theta), in double, for as many positions as were ever asked for. */
+#ifndef FN
 #include <math.h>
 #include <stdlib.h>
 
@@ -79,43 +80,47 @@ void gln_cpu_rope_close(gln_cpu_state_t *state)
     }
 }
 
+#define GLN_CPU_FILE "kernels/cpu/rope.c"
+#include "kernels/cpu/both_types.inc"
+#else
+
 /* `sign` is 1, or -1 to turn back. */
-GLN_INLINE void turn_head(const float *restrict cosine, const float *restrict sine, float sign,
-                          int64_t half, float *restrict low, float *restrict high)
+GLN_INLINE void FN(turn_head)(const float *restrict cosine, const float *restrict sine, float sign,
+                              int64_t half, elem *restrict low, elem *restrict high)
 {
     for (int64_t i = 0; i < half; ++i) {
-        float a = low[i], b = high[i], c = cosine[i], s = sine[i] * sign;
+        float a = GET(low[i]), b = GET(high[i]), c = cosine[i], s = sine[i] * sign;
 
-        low[i] = a * c - b * s;
-        high[i] = b * c + a * s;
+        low[i] = PUT(a * c - b * s);
+        high[i] = PUT(b * c + a * s);
     }
 }
 
-GLN_CLONES static void rope_rows(const gln_rope_t *args, const gln_rope_table_t *table,
-                                 int64_t first, int64_t last)
+GLN_CLONES static void FN(rope_rows)(const gln_rope_t *args, const gln_rope_table_t *table,
+                                     int64_t first, int64_t last)
 {
     int64_t half = args->dh / 2;
     float sign = args->inverse ? -1.0f : 1.0f;
 
     for (int64_t n = first; n < last; ++n) {
-        float *row = (float *)args->x + n * args->ldx;
+        elem *row = (elem *)args->x + n * args->ldx;
         int64_t at = n % args->s * half;
 
         for (int head = 0; head < args->heads; ++head, row += args->dh)
-            turn_head(table->cosine + at, table->sine + at, sign, half, row, row + half);
+            FN(turn_head)(table->cosine + at, table->sine + at, sign, half, row, row + half);
     }
 }
 
-static void rope_task(void *ctx, int task, int worker)
+static void FN(rope_task)(void *ctx, int task, int worker)
 {
     const rope_run_t *run = ctx;
     int64_t first = task * run->task_rows;
 
     (void)worker;
-    rope_rows(run->args, run->table, first, gln_cpu_min(first + run->task_rows, run->args->n));
+    FN(rope_rows)(run->args, run->table, first, gln_cpu_min(first + run->task_rows, run->args->n));
 }
 
-gln_status_t gln_cpu_rope(gln_kernels_t *k, const gln_rope_t *args)
+gln_status_t FN(rope)(gln_kernels_t *k, const gln_rope_t *args)
 {
     rope_run_t run = {args, NULL, gln_cpu_task_rows((int64_t)args->heads * args->dh)};
     gln_status_t status;
@@ -123,6 +128,7 @@ gln_status_t gln_cpu_rope(gln_kernels_t *k, const gln_rope_t *args)
     if (args->n == 0 || args->heads == 0) return GLN_OK;
     status = get_table(k->state, args, &run.table);
     if (status == GLN_OK)
-        gln_pool_run(k->pool, gln_cpu_tasks(args->n, run.task_rows), rope_task, &run);
+        gln_pool_run(k->pool, gln_cpu_tasks(args->n, run.task_rows), FN(rope_task), &run);
     return status;
 }
+#endif

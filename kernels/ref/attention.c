@@ -10,7 +10,7 @@
 
 #include "kernels/ref/ops.h"
 #define GLN_REF_FILE "kernels/ref/attention.c"
-#include "kernels/ref/twice.inc"
+#include "kernels/ref/every_type.inc"
 #else
 
 static double FN(attention_dot)(const elem *a, const elem *b, int count)
@@ -18,7 +18,7 @@ static double FN(attention_dot)(const elem *a, const elem *b, int count)
     double lanes[4] = {0};
 
     for (int i = 0; i < count; ++i)
-        lanes[i & 3] += (double)a[i] * (double)b[i];
+        lanes[i & 3] += GET(a[i]) * GET(b[i]);
     return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
 }
 
@@ -66,10 +66,10 @@ static void FN(attention_query)(const gln_attention_t *args, int64_t first, int6
             double p = exp(FN(attention_score)(q, key, args->dh) - lse);
 
             for (int i = 0; i < columns; ++i)
-                mix[i] += p * (double)value[i];
+                mix[i] += p * GET(value[i]);
         }
         for (int i = 0; i < columns; ++i)
-            out[start + i] = (elem)mix[i];
+            out[start + i] = PUT(mix[i]);
     }
     ((real *)args->lse)[row * args->heads + head] = (real)lse;
 }
@@ -119,10 +119,10 @@ static void FN(attention_dq)(const gln_attention_backward_t *args, int64_t first
 
             FN(attention_pair)(args, row, j, head, &p, &ds);
             for (int i = 0; i < columns; ++i)
-                sum[i] += ds * (double)key[i];
+                sum[i] += ds * GET(key[i]);
         }
         for (int i = 0; i < columns; ++i)
-            dq[start + i] = (elem)(sum[i] / sqrt((double)dh));
+            dq[start + i] = PUT(sum[i] / sqrt((double)dh));
     }
 }
 
@@ -148,13 +148,13 @@ static void FN(attention_dkv)(const gln_attention_backward_t *args, int64_t row,
 
                 FN(attention_pair)(args, n, row, head, &p, &ds);
                 for (int i = 0; i < columns; ++i) {
-                    sum_k[i] += ds * (double)q[i];
-                    sum_v[i] += p * (double)dout[i];
+                    sum_k[i] += ds * GET(q[i]);
+                    sum_v[i] += p * GET(dout[i]);
                 }
             }
         for (int i = 0; i < columns; ++i) {
-            dk[start + i] = (elem)(sum_k[i] / sqrt((double)dh));
-            dv[start + i] = (elem)sum_v[i];
+            dk[start + i] = PUT(sum_k[i] / sqrt((double)dh));
+            dv[start + i] = PUT(sum_v[i]);
         }
     }
 }

@@ -6,7 +6,7 @@
 
 #include "kernels/ref/ops.h"
 #define GLN_REF_FILE "kernels/ref/cross_entropy.c"
-#include "kernels/ref/twice.inc"
+#include "kernels/ref/every_type.inc"
 #else
 
 /* log of the sum of exp(x[0..count)), count >= 1 */
@@ -34,7 +34,7 @@ gln_status_t FN(cross_entropy)(gln_kernels_t *k, const gln_cross_entropy_t *args
         for (int64_t v = 0; dlogits != NULL && v < args->v; ++v) {
             double p = target >= 0 ? exp((double)logits[v] - lse) - (v == target ? 1.0 : 0.0) : 0;
 
-            dlogits[v] = (elem)(args->scale * p);
+            dlogits[v] = PUT(args->scale * p);
         }
     }
     return GLN_OK;

@@ -1,13 +1,16 @@
-/* The reference operations, once per type: gln_ref_f32_gemm, gln_ref_f64_gemm, and so on.
+/* The reference operations, once per type: gln_ref_f32_gemm, gln_ref_bf16_gemm, and so on.
  *
- * Every file of this folder includes itself twice through twice.inc, with `elem` the element type,
- * `real` the type acc and FN(name) the name of an operation. Two rules hold in all of them:
- * - arithmetic is done in double and rounded once when stored, also for F32, save where kernels.h
- * fixes the type and the order of a sum (combine, embed_backward, add): those are done in `real`;
+ * Every file of this folder includes itself for every type through every_type.inc, with `elem` the
+ * element type, `real` the type acc, GET and PUT to read an element as a double and to round one to
+ * an element, and FN(name) the name of an operation. Two rules hold in all of them:
+ * - arithmetic is done in double and rounded once when stored, also for F32 and BF16, save where
+ * kernels.h fixes the type and the order of a sum (combine, embed_backward, add): those are done in
+ * `real`;
  * - sums run in ascending order, or in a fixed order that depends on the number of terms alone. */
 #ifndef GLN_KERNELS_REF_OPS_H
 #define GLN_KERNELS_REF_OPS_H
 
+#include "base/bf16.h"
 #include "kernels/kernels.h"
 
 #ifdef __cplusplus
@@ -41,6 +44,7 @@ extern "C" {
 
 GLN_REF_DECLARE(f32)
 GLN_REF_DECLARE(f64)
+GLN_REF_DECLARE(bf16)
 
 /* Columns that a row accumulator on the stack holds; wider rows are done in pieces. */
 #define GLN_REF_COLUMNS 256

@@ -8,7 +8,7 @@
 #define SQUARES_BLOCK 4096 /* elements summed before their sum joins the total */
 
 #define GLN_REF_FILE "kernels/ref/optimizer.c"
-#include "kernels/ref/twice.inc"
+#include "kernels/ref/every_type.inc"
 #else
 
 gln_status_t FN(adamw)(gln_kernels_t *k, const gln_adamw_t *args)
@@ -28,7 +28,7 @@ gln_status_t FN(adamw)(gln_kernels_t *k, const gln_adamw_t *args)
         w[i] = (real)((double)w[i] - args->lr * (step + args->weight_decay * (double)w[i]));
         m[i] = (real)m_new;
         v[i] = (real)v_new;
-        if (args->w_compute != NULL) ((elem *)args->w_compute)[i] = (elem)w[i];
+        if (args->w_compute != NULL) ((elem *)args->w_compute)[i] = PUT(w[i]);
     }
     return GLN_OK;
 }
@@ -37,7 +37,7 @@ gln_status_t FN(add)(gln_kernels_t *k, int64_t n, const void *x, void *y)
 {
     (void)k;
     for (int64_t i = 0; i < n; ++i)
-        ((elem *)y)[i] += ((const elem *)x)[i];
+        ((elem *)y)[i] = PUT((real)GET(((const elem *)y)[i]) + (real)GET(((const elem *)x)[i]));
     return GLN_OK;
 }
 

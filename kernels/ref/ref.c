@@ -1,7 +1,6 @@
 /* The table of the reference. */
 #include "kernels/ref/ref.h"
 
-#include "base/log.h"
 #include "kernels/ref/ops.h"
 
 #define GLN_REF_TABLE(type)                                                                     \
@@ -19,9 +18,9 @@
 
 static const gln_kernel_ops_t ops_f32 = GLN_REF_TABLE(f32);
 static const gln_kernel_ops_t ops_f64 = GLN_REF_TABLE(f64);
+static const gln_kernel_ops_t ops_bf16 = GLN_REF_TABLE(bf16);
 
 void gln_ref_fill(gln_dtype_t dtype, gln_kernel_ops_t *ops)
 {
-    GLN_ASSERT(dtype == GLN_F32 || dtype == GLN_F64);
-    *ops = dtype == GLN_F64 ? ops_f64 : ops_f32;
+    *ops = dtype == GLN_F64 ? ops_f64 : dtype == GLN_BF16 ? ops_bf16 : ops_f32;
 }

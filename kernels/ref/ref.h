@@ -1,4 +1,4 @@
-/* The reference backend: plain serial C that defines what is correct, for F32 and F64. */
+/* The reference backend: plain serial C that defines what is correct, for every type. */
 #ifndef GLN_KERNELS_REF_REF_H
 #define GLN_KERNELS_REF_REF_H
 
@@ -8,7 +8,7 @@
 extern "C" {
 #endif
 
-/** Fill every slot of `ops` for `dtype`, F32 or F64. The functions use neither pool nor state. */
+/** Fill every slot of `ops` for `dtype`. The functions use neither pool nor state. */
 void gln_ref_fill(gln_dtype_t dtype, gln_kernel_ops_t *ops);
 
 #ifdef __cplusplus

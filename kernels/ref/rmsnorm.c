@@ -5,7 +5,7 @@
 
 #include "kernels/ref/ops.h"
 #define GLN_REF_FILE "kernels/ref/rmsnorm.c"
-#include "kernels/ref/twice.inc"
+#include "kernels/ref/every_type.inc"
 #else
 
 gln_status_t FN(rmsnorm)(gln_kernels_t *k, const gln_rmsnorm_t *args)
@@ -19,10 +19,10 @@ gln_status_t FN(rmsnorm)(gln_kernels_t *k, const gln_rmsnorm_t *args)
         double squares = 0, rstd;
 
         for (int64_t h = 0; h < args->h; ++h)
-            squares += (double)x[h] * (double)x[h];
+            squares += GET(x[h]) * GET(x[h]);
         rstd = 1.0 / sqrt(squares / (double)args->h + args->eps);
         for (int64_t h = 0; h < args->h; ++h)
-            y[h] = (elem)((double)x[h] * rstd * (double)w[h]);
+            y[h] = PUT(GET(x[h]) * rstd * (double)w[h]);
         ((real *)args->rstd)[n] = (real)rstd;
     }
     return GLN_OK;
@@ -40,11 +40,10 @@ static void FN(rmsnorm_dx)(const gln_rmsnorm_backward_t *args)
         double mean = 0;
 
         for (int64_t h = 0; h < args->h; ++h)
-            mean += (double)dy[h] * (double)w[h] * (double)x[h] * rstd;
+            mean += GET(dy[h]) * (double)w[h] * GET(x[h]) * rstd;
         mean /= (double)args->h;
         for (int64_t h = 0; h < args->h; ++h)
-            dx[h] = (elem)((double)dx[h] +
-                           rstd * ((double)dy[h] * (double)w[h] - (double)x[h] * rstd * mean));
+            dx[h] = PUT(GET(dx[h]) + rstd * (GET(dy[h]) * (double)w[h] - GET(x[h]) * rstd * mean));
     }
 }
 
@@ -62,7 +61,7 @@ static void FN(rmsnorm_dw)(const gln_rmsnorm_backward_t *args)
             double rstd = (double)((const real *)args->rstd)[n];
 
             for (int64_t h = 0; h < columns; ++h)
-                sum[h] += (double)dy[h] * (double)x[h] * rstd;
+                sum[h] += GET(dy[h]) * GET(x[h]) * rstd;
         }
         for (int64_t h = 0; h < columns; ++h)
             dw[h] = (real)((double)dw[h] + sum[h]);

@@ -5,7 +5,7 @@
 
 #include "kernels/ref/ops.h"
 #define GLN_REF_FILE "kernels/ref/rope.c"
-#include "kernels/ref/twice.inc"
+#include "kernels/ref/every_type.inc"
 #else
 
 gln_status_t FN(rope)(gln_kernels_t *k, const gln_rope_t *args)
@@ -21,10 +21,10 @@ gln_status_t FN(rope)(gln_kernels_t *k, const gln_rope_t *args)
 
             for (int head = 0; head < args->heads; ++head) {
                 elem *x = (elem *)args->x + n * args->ldx + (int64_t)head * args->dh + i;
-                double low = (double)x[0], high = (double)x[half];
+                double low = GET(x[0]), high = GET(x[half]);
 
-                x[0] = (elem)(low * cosine - high * sine);
-                x[half] = (elem)(high * cosine + low * sine);
+                x[0] = PUT(low * cosine - high * sine);
+                x[half] = PUT(high * cosine + low * sine);
             }
         }
     return GLN_OK;

@@ -6,7 +6,7 @@
 
 #include "kernels/ref/ops.h"
 #define GLN_REF_FILE "kernels/ref/rows.c"
-#include "kernels/ref/twice.inc"
+#include "kernels/ref/every_type.inc"
 #else
 
 gln_status_t FN(gather)(gln_kernels_t *k, const gln_gather_t *args)
@@ -34,11 +34,11 @@ gln_status_t FN(combine)(gln_kernels_t *k, const gln_combine_t *args)
             real sum = 0;
 
             for (int32_t j = args->offset[i]; j < args->offset[i + 1]; ++j) {
-                real x = (real)((const elem *)args->rows)[args->index[j] * args->h + h];
+                real x = (real)GET(((const elem *)args->rows)[args->index[j] * args->h + h]);
 
                 sum += weight != NULL ? weight[j] * x : x;
             }
-            ((elem *)args->out)[i * args->h + h] = (elem)sum;
+            ((elem *)args->out)[i * args->h + h] = PUT(sum);
         }
     return GLN_OK;
 }
@@ -60,7 +60,7 @@ gln_status_t FN(embed_backward)(gln_kernels_t *k, const gln_embed_backward_t *ar
         real *drow = (real *)args->dtable + args->ids[n] * args->h;
 
         for (int64_t h = 0; h < args->h; ++h)
-            drow[h] += (real)dout[h];
+            drow[h] += (real)GET(dout[h]);
     }
     return GLN_OK;
 }

@@ -11,7 +11,7 @@ static double sigmoid(double x)
 }
 
 #define GLN_REF_FILE "kernels/ref/swiglu.c"
-#include "kernels/ref/twice.inc"
+#include "kernels/ref/every_type.inc"
 #else
 
 gln_status_t FN(swiglu)(gln_kernels_t *k, const gln_swiglu_t *args)
@@ -23,7 +23,7 @@ gln_status_t FN(swiglu)(gln_kernels_t *k, const gln_swiglu_t *args)
         elem *act = (elem *)args->act + n * args->f;
 
         for (int64_t f = 0; f < args->f; ++f)
-            act[f] = (elem)((double)gate[f] * sigmoid((double)gate[f]) * (double)up[f]);
+            act[f] = PUT(GET(gate[f]) * sigmoid(GET(gate[f])) * GET(up[f]));
     }
     return GLN_OK;
 }
@@ -42,13 +42,13 @@ gln_status_t FN(swiglu_backward)(gln_kernels_t *k, const gln_swiglu_backward_t *
         double a = 0;
 
         for (int64_t f = 0; f < args->f; ++f) {
-            double g = (double)gate[f], u = (double)up[f], d = (double)dact[f];
+            double g = GET(gate[f]), u = GET(up[f]), d = GET(dact[f]);
             double s = sigmoid(g), silu = g * s;
 
             a += d * silu * u;
-            act_w[f] = (elem)(w * silu * u);
-            dgate[f] = (elem)(w * d * u * (s * (1.0 + g * (1.0 - s))));
-            dup[f] = (elem)(w * d * silu);
+            act_w[f] = PUT(w * silu * u);
+            dgate[f] = PUT(w * d * u * (s * (1.0 + g * (1.0 - s))));
+            dup[f] = PUT(w * d * silu);
         }
         if (args->a != NULL) ((real *)args->a)[n] = (real)a;
     }

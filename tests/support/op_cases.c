@@ -98,7 +98,7 @@ gln_status_t gln_case_rmsnorm_backward(gln_kernels_t *k, gln_kernels_t *ref, int
 
     forward.x = args.x = gln_record_in(record, "x", k->dtype, n * h, 1);
     forward.w = args.w = gln_record_in(record, "w", k->acc, h, 1);
-    forward.y = gln_record_in(record, "y", k->dtype, n * h, 1);
+    forward.y = gln_record_in(record, "forward y", k->dtype, n * h, 1);
     forward.rstd = gln_record_in(record, "rstd", k->acc, n, 1);
     args.rstd = forward.rstd;
     args.dy = gln_record_in(record, "dy", k->dtype, n * h, 1);

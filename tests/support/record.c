@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bf16.h"
 #include "base/log.h"
 #include "tests/support/close.h"
 #include "tests/support/fill.h"
@@ -42,6 +43,18 @@ static gln_record_buffer_t *add_buffer(gln_record_t *record, const char *name, s
     return buffer;
 }
 
+static void fill_rounded(gln_dtype_t dtype, uint64_t seed, uint64_t stream, double deviation,
+                         int64_t count, void *out)
+{
+    gln_bf16_t *numbers = malloc((size_t)count * sizeof *numbers);
+
+    GLN_ASSERT(numbers != NULL);
+    gln_fill_normal(GLN_BF16, seed, stream, 0, deviation, count, numbers);
+    for (int64_t i = 0; i < count; ++i)
+        gln_store(out, i, dtype, gln_load(numbers, i, GLN_BF16));
+    free(numbers);
+}
+
 static void *add_reals(gln_record_t *record, const char *name, gln_dtype_t dtype, int64_t count,
                        double deviation, double scale)
 {
@@ -49,8 +62,12 @@ static void *add_reals(gln_record_t *record, const char *name, gln_dtype_t dtype
 
     buffer->dtype = dtype;
     buffer->scale = scale;
-    gln_fill_normal(dtype, record->seed, (uint64_t)record->buffers_count, 0, deviation,
-                    count + GUARD_ELEMENTS, buffer->data);
+    if (record->round_bf16)
+        fill_rounded(dtype, record->seed, (uint64_t)record->buffers_count, deviation,
+                     count + GUARD_ELEMENTS, buffer->data);
+    else
+        gln_fill_normal(dtype, record->seed, (uint64_t)record->buffers_count, 0, deviation,
+                        count + GUARD_ELEMENTS, buffer->data);
     return buffer->data;
 }
 

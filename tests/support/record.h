@@ -26,6 +26,7 @@ typedef struct gln_record_buffer {
 
 typedef struct gln_record {
     uint64_t seed;
+    int round_bf16; /* every real is rounded to bf16 first: the same call in every dtype */
     int buffers_count;
     gln_record_buffer_t buffers[GLN_RECORD_BUFFERS_MAX];
 } gln_record_t;

@@ -2,9 +2,9 @@
 #include "tests/support/subjects.h"
 
 const gln_subject_t gln_subjects[] = {
-    {"ref f32", GLN_BACKEND_REF, GLN_F32},
-    {"ref f64", GLN_BACKEND_REF, GLN_F64},
-    {"cpu f32", GLN_BACKEND_CPU, GLN_F32},
+    {"ref f32", GLN_BACKEND_REF, GLN_F32},   {"ref f64", GLN_BACKEND_REF, GLN_F64},
+    {"cpu f32", GLN_BACKEND_CPU, GLN_F32},   {"ref bf16", GLN_BACKEND_REF, GLN_BF16},
+    {"cpu bf16", GLN_BACKEND_CPU, GLN_BF16},
 };
 const int gln_subjects_count = (int)(sizeof gln_subjects / sizeof gln_subjects[0]);
 

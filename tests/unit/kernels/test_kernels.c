@@ -39,6 +39,8 @@ Test(kernels, open_ref_and_cpu)
     check_open(GLN_BACKEND_REF, GLN_F32, GLN_F32, "ref");
     check_open(GLN_BACKEND_REF, GLN_F64, GLN_F64, "ref");
     check_open(GLN_BACKEND_CPU, GLN_F32, GLN_F32, "cpu");
+    check_open(GLN_BACKEND_REF, GLN_BF16, GLN_F32, "ref");
+    check_open(GLN_BACKEND_CPU, GLN_BF16, GLN_F32, "cpu");
 }
 
 /* The table is a name and function pointers, nothing else: no word of it may be zero. */
@@ -59,6 +61,8 @@ Test(kernels, no_slot_is_null)
     check_slots(GLN_BACKEND_REF, GLN_F32);
     check_slots(GLN_BACKEND_REF, GLN_F64);
     check_slots(GLN_BACKEND_CPU, GLN_F32);
+    check_slots(GLN_BACKEND_REF, GLN_BF16);
+    check_slots(GLN_BACKEND_CPU, GLN_BF16);
 }
 
 Test(kernels, unknown_type_names_the_known_ones)
@@ -68,8 +72,8 @@ Test(kernels, unknown_type_names_the_known_ones)
     cr_expect_eq(gln_kernels_open(GLN_BACKEND_CPU, GLN_F64, pool, &k), GLN_ERR_ARGUMENT);
     cr_expect_not_null(strstr(gln_last_error(), "f32"), "%s", gln_last_error());
     cr_expect_not_null(strstr(gln_last_error(), "cpu"), "%s", gln_last_error());
-    cr_expect_eq(gln_kernels_open(GLN_BACKEND_REF, GLN_BF16, pool, &k), GLN_ERR_ARGUMENT);
-    cr_expect_not_null(strstr(gln_last_error(), "f32, f64"), "%s", gln_last_error());
+    cr_expect_eq(gln_kernels_open(GLN_BACKEND_REF, (gln_dtype_t)9, pool, &k), GLN_ERR_ARGUMENT);
+    cr_expect_not_null(strstr(gln_last_error(), "f32, bf16, f64"), "%s", gln_last_error());
     cr_expect_null(k, "out was written on error");
 }
 
