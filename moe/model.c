@@ -215,7 +215,8 @@ static gln_status_t open_layers(gln_model_t *m)
                                    .capacity_factor_max = m->o.capacity_factor_max,
                                    .balance_global = m->o.balance_global,
                                    .forward_only = !m->training,
-                                   .across = m->o.across};
+                                   .across = m->o.across,
+                                   .path = m->o.path};
     if (m->moe_layers == 0) return GLN_OK;
     gln_status_t status = gln_layer_workspace_open(m->parallel, m->k, &options, &m->workspace);
     for (int i = 0; i < m->o.layers && status == GLN_OK; i++) {
@@ -316,6 +317,14 @@ const char *gln_model_exchange_form(const gln_model_t *m, const char **reason)
 {
     *reason = NULL;
     return m->workspace ? gln_layer_workspace_form(m->workspace, reason) : NULL;
+}
+
+const char *gln_model_exchange_path(const gln_model_t *m, const char **reason)
+{
+    *reason = NULL;
+    if (!m->workspace) return NULL;
+    return gln_layer_workspace_path(m->workspace, reason) == GLN_PATH_SHARED ? "shared"
+                                                                             : "messages";
 }
 
 /* ---- the routers' bias --------------------------------------------------------------------------

@@ -22,6 +22,7 @@ static const char *const balances[] = {"domain", "global", NULL};
 static const char *const backends[] = {"cpu", "ref", NULL};
 static const char *const dtypes[] = {"f32", "f64", NULL};
 static const char *const exchanges[] = {"auto", "flat", "hierarchical", NULL};
+static const char *const paths[] = {"auto", "messages", "shared", NULL};
 static const char *const routings[] = {"dropless", "train", NULL};
 static const char *const binds[] = {"auto", "none", NULL};
 static const char *const resumes[] = {"auto", "never", NULL};
@@ -120,6 +121,10 @@ static const gln_config_field_t fields[] = {
     CHOICE(parallel.exchange, exchanges, "auto",
            "rows between nodes: each for itself, or once per node and fanned out there; no result "
            "depends on it"),
+    CHOICE(
+        parallel.path, paths, "auto",
+        "rows inside a node: messages, or through memory that its ranks share; no result depends "
+        "on it"),
     TEXT(parallel.placement, "",
          "file of gleaner place that says which domain hosts which expert; empty: none"),
 
@@ -299,5 +304,6 @@ gln_model_options_t gln_run_model_options(const gln_run_options_t *run)
         .balance_global = run->router.balance == 1,
         .bias = gln_policy_has_bias((gln_policy_t)run->router.policy),
         .across = (gln_exchange_across_t)run->parallel.exchange,
+        .path = (gln_exchange_path_t)run->parallel.path,
     };
 }
