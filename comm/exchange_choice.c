@@ -89,7 +89,8 @@ void gln_exchange_forecast_text(const gln_links_t *links, const gln_exchange_sha
                                 const gln_exchange_forecast_t *f, char *out, size_t size)
 {
     char flat[16], hierarchical[16], flat_bytes[16], bytes[16], inside[48] = "";
-    char between_latency[16], between_rate[16], latency[16], rate[16];
+    char rows[32], between_latency[16], between_rate[16], latency[16], rate[16];
+    snprintf(rows, sizeof rows, shape->rows < 100 ? "%.1f" : "%.0f", shape->rows);
     gln_seconds_text(f->flat_seconds, flat);
     gln_seconds_text(f->hierarchical_seconds, hierarchical);
     gln_bytes_text(f->flat_bytes, flat_bytes);
@@ -102,8 +103,8 @@ void gln_exchange_forecast_text(const gln_links_t *links, const gln_exchange_sha
         snprintf(inside, sizeof inside, ", inside %s + %s", latency, rate);
     }
     snprintf(out, size,
-             "predicted for %d nodes of %d rank%s and %.3g rows a pair: hierarchical %s, flat %s; "
+             "predicted for %d nodes of %d rank%s and %s rows a pair: hierarchical %s, flat %s; "
              "%s instead of %s a rank between nodes (measured: between nodes %s + %s a rank%s)",
-             shape->nodes, shape->ranks, shape->ranks == 1 ? "" : "s", shape->rows, hierarchical,
-             flat, bytes, flat_bytes, between_latency, between_rate, inside);
+             shape->nodes, shape->ranks, shape->ranks == 1 ? "" : "s", rows, hierarchical, flat,
+             bytes, flat_bytes, between_latency, between_rate, inside);
 }

@@ -15,9 +15,10 @@
 #include <unistd.h>
 
 enum { spins_before_yield = 200, window_align = 64 };
-/* What the backend and rounding to pages take beyond the windows themselves; and the part of the
- * room from which on it is scarce. */
-enum { rank_extra = 8 << 10, node_extra = 256 << 10, scarce = 8 };
+/* What is left free beyond the windows: Open MPI keeps a segment of 4 MiB per rank in the same
+ * place, whose pages it takes only when it touches them; and the part of the room from which on it
+ * is scarce. */
+enum { rank_extra = (4 << 20) + (64 << 10), node_extra = 256 << 10, scarce = 8 };
 
 _Static_assert(sizeof(gln_counter_t) == 64, "one counter per cache line");
 _Static_assert(sizeof(_Atomic uint64_t) == sizeof(uint64_t), "counters are free of locks");
@@ -46,8 +47,8 @@ static gln_status_t room_check(gln_comm_t *comm, size_t bytes, int *tight)
     gln_bytes_text((double)room, room_text);
     gln_bytes_text(need, need_text);
     return gln_fail(GLN_ERR_MEMORY,
-                    "%s of rank %d has %s free, the windows of the %d ranks of its node need %s: "
-                    "enlarge it, or choose messages",
+                    "%s of rank %d has %s free, the windows of the %d ranks of its node and MPI's "
+                    "own memory need %s: enlarge it, or choose messages",
                     where, comm->rank, room_text, ranks, need_text);
 }
 
