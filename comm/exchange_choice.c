@@ -1,5 +1,5 @@
 /* Choosing the form between nodes by reckoning both. Messages cost what links.c measured: n of them
- * with B bytes take latency + (n - 1) gap + B byte.
+ * take latency + (n - 1) gap, and their bytes a time that grows in straight lines.
  *
  * Expected rows. A pair of domains has r rows of T tokens, so a token goes to d = r G / T of the G
  * domains of its group. As if these were d of G drawn without replacement, the W domains of a node

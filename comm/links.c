@@ -1,13 +1,14 @@
 /* Measuring links. A rank sends to its right neighbour and receives from its left one, in the ring
  * of its node's ranks or in the ring of the nodes; a round begins with a barrier and lasts as long
- * as its slowest rank needs. Of up to five rounds the median counts, after one that opens
+ * as its slowest rank needs. Of up to five rounds the shortest counts, after one that opens
  * connections and empties what a shaped link lets pass at once.
  *
- * The cost of a message is a straight line over its bytes (Hockney 1994, "The communication
- * challenge for MPP"), and messages in flight together share the latency and follow each other at
- * a gap (Culler et al. 1993, LogP; Alexandrov et al. 1995, LogGP). Latency is the time of one small
- * message, gap what each further one adds beyond its bytes at the pace of a 16 KiB message (a
- * shaped link lets some pass at once), and the line goes through the largest message measured.
+ * Messages in flight together share the latency and follow each other at a gap (Culler et al. 1993,
+ * LogP; Alexandrov et al. 1995, LogGP; with one message the line of Hockney 1994). Latency is the
+ * time of one small message, gap what each further one adds beyond its bytes. Bytes, counted over
+ * all messages, cost what one message of so many costs more than a small one: straight lines
+ * between the sizes measured, since a link has several regimes (buffers, the tokens of a shaped
+ * link), and the last line goes on.
  *
  * O(1) messages per rank and point: at most 6 x (1 + 8 + 16 + 256 + 1024) KiB for each link. */
 #include "comm/links.h"
@@ -104,16 +105,12 @@ static gln_status_t round_time(gln_comm_t *comm, const ring_t *ring, int message
     return status == GLN_OK ? ops->max_i64(comm, ns, 1) : status;
 }
 
-static int by_value(const void *a, const void *b)
+static double least_seconds(const int64_t *ns, int count)
 {
-    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-    return (x > y) - (x < y);
-}
-
-static double median_seconds(int64_t *ns, int count)
-{
-    qsort(ns, (size_t)count, sizeof *ns, by_value);
-    return 1e-9 * (double)(ns[count / 2] > 0 ? ns[count / 2] : 1);
+    int64_t least = ns[0];
+    for (int i = 1; i < count; i++)
+        if (ns[i] < least) least = ns[i];
+    return 1e-9 * (double)(least > 0 ? least : 1);
 }
 
 /* Seconds per byte from the smallest message to that of point p. */
@@ -137,10 +134,27 @@ void gln_link_fit(gln_link_t *link)
     if (link->gap < 0) link->gap = 0;
 }
 
+/* Between the sizes that were sent alone the time grows in straight lines, beyond the last one as
+ * it did before it. */
+static double bytes_seconds(const gln_link_t *link, double bytes)
+{
+    double seconds = 0, pace = link->byte, from = (double)gln_links_bytes[0];
+    int before = 0;
+    for (int p = 2; p < link->points && bytes > from; p++) {
+        double to = (double)gln_links_bytes[p];
+        double step = link->seconds[p] - link->seconds[before];
+        pace = step > 0 ? step / (to - from) : 0;
+        seconds += pace * ((bytes < to ? bytes : to) - from);
+        from = to;
+        before = p;
+    }
+    return bytes > from ? seconds + (pace > 0 ? pace : link->byte) * (bytes - from) : seconds;
+}
+
 double gln_link_seconds(const gln_link_t *link, double messages, double bytes)
 {
     if (messages <= 0) return 0;
-    return link->latency + (messages - 1) * link->gap + bytes * link->byte;
+    return link->latency + (messages - 1) * link->gap + bytes_seconds(link, bytes);
 }
 
 static gln_status_t link_measure(gln_comm_t *comm, const ring_t *ring, char *out, char *in,
@@ -158,7 +172,7 @@ static gln_status_t link_measure(gln_comm_t *comm, const ring_t *ring, char *out
         }
         if (status != GLN_OK) break;
         /* the first round counts only where it is the only one */
-        link->seconds[p] = rounds > 1 ? median_seconds(ns + 1, rounds - 1) : 1e-9 * (double)ns[0];
+        link->seconds[p] = rounds > 1 ? least_seconds(ns + 1, rounds - 1) : 1e-9 * (double)ns[0];
         link->points = p + 1;
         if (1e9 * link->seconds[p] > (double)slow_ns) break;
     }
@@ -178,7 +192,7 @@ static gln_status_t copy_measure(gln_comm_t *comm, const char *out, char *in, do
         ns[i] = now() - begin;
         if (status == GLN_OK) status = comm->ops->max_i64(comm, &ns[i], 1);
     }
-    if (status == GLN_OK) *byte = median_seconds(ns, rounds_max) / (copies * copy_bytes);
+    if (status == GLN_OK) *byte = least_seconds(ns, rounds_max) / (copies * copy_bytes);
     return status;
 }
 

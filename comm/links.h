@@ -23,8 +23,8 @@ extern const int64_t gln_links_bytes[GLN_LINKS_POINTS];
 typedef struct gln_link {
     int points; /* measured, from the first on; 0: no two ranks are linked like this */
     double seconds[GLN_LINKS_POINTS];
-    /* n messages of B bytes in all take latency + (n - 1) gap + B byte seconds */
-    double latency, gap, byte;
+    double latency, gap; /* seconds of a small message, and of each further one in flight with it */
+    double byte;         /* seconds, of large messages */
 } gln_link_t;
 
 typedef struct gln_links {
@@ -43,7 +43,8 @@ gln_status_t gln_comm_links(gln_comm_t *comm, const gln_links_t **out);
 
 /** latency, gap and byte from `seconds` and `points`. */
 void gln_link_fit(gln_link_t *link);
-/** Seconds of `messages` at once, `bytes` in all; nothing for no message. */
+/** Seconds of `messages` at once, `bytes` in all: latency, gaps, and the bytes in straight lines
+ * between the sizes of the table. Nothing for no message. */
 double gln_link_seconds(const gln_link_t *link, double messages, double bytes);
 
 #ifdef __cplusplus

@@ -172,7 +172,8 @@ static gln_status_t size_open(bench_t *b, int64_t rows)
                                       .tokens = b->tokens,
                                       .hidden = b->hidden,
                                       .dtype = GLN_F32,
-                                      .rows_max = b->tokens};
+                                      .rows_max = b->tokens,
+                                      .rows_expected = (double)rows};
     status = gln_exchange_open(comm, &options, &b->exchange);
     if (status != GLN_OK) return status;
     b->path = gln_exchange_path(b->exchange);

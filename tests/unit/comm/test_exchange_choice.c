@@ -54,7 +54,7 @@ Test(exchange_choice, fit_gives_back_what_a_link_does)
     cr_expect_float_eq(link.gap, 2e-6, 1e-10);
     cr_expect_float_eq(1 / link.byte, 1e8, 1e3);
     cr_expect_float_eq(gln_link_seconds(&link, 1, 0), 5e-5, 1e-12);
-    cr_expect_float_eq(gln_link_seconds(&link, 11, 1e6), 5e-5 + 2e-5 + 1e-2, 1e-7);
+    cr_expect_float_eq(gln_link_seconds(&link, 11, 1e6), 5e-5 + 2e-5 + (1e6 - 1024) / 1e8, 1e-9);
     cr_expect_eq(gln_link_seconds(&link, 0, 0), 0, "no message costs nothing");
 }
 
@@ -68,6 +68,24 @@ Test(exchange_choice, fit_takes_tables_that_ended_early_or_make_no_sense)
     gln_link_t one = {.points = 1, .seconds = {0.2}};
     gln_link_fit(&one);
     cr_expect_float_eq(one.byte, 0.2 / 1024, 1e-12);
+}
+
+Test(exchange_choice, a_link_may_have_regimes)
+{
+    /* 16 KiB pass at once, the rest does not */
+    gln_link_t link = {.points = 4, .seconds = {1e-4, 2e-4, 1.5e-4, 1e-2}};
+    gln_link_fit(&link);
+    double before = 0, bytes[] = {0, 1024, 4096, 16384, 65536, 262144, 1048576};
+    for (size_t i = 0; i < sizeof bytes / sizeof *bytes; i++) {
+        double seconds = gln_link_seconds(&link, 1, bytes[i]);
+        cr_expect(seconds >= before, "%g bytes", bytes[i]);
+        before = seconds;
+    }
+    cr_expect_float_eq(gln_link_seconds(&link, 1, 16384), 1.5e-4, 1e-12);
+    cr_expect_float_eq(gln_link_seconds(&link, 1, 262144), 1e-2, 1e-12);
+    double pace = (1e-2 - 1.5e-4) / (262144 - 16384);
+    cr_expect_float_eq(gln_link_seconds(&link, 1, 524288), 1e-2 + 262144 * pace, 1e-9);
+    cr_expect_lt(link.gap, 2e-5);
 }
 
 Test(exchange_choice, counts_rows_of_both_forms)
