@@ -64,17 +64,17 @@ gln_status_t gln_exchange_window_open(gln_exchange_t *x)
     x->window_rows = round_up(x->window_offsets + (pairs + 1) * sizeof(int64_t), 4096);
     size_t bytes = x->window_rows + (size_t)x->receive_max * x->row_bytes;
     gln_exchange_path_t path = x->options.path;
-    const char *alone = path == GLN_PATH_MESSAGES               ? "asked for"
-                        : x->group_ranks == 1                   ? "every rank hosts whole groups"
-                        : x->comm->size <= x->comm->nodes_count ? "every rank has a node of its own"
-                                                                : NULL;
+    const char *why = path == GLN_PATH_MESSAGES               ? "asked for"
+                      : x->group_ranks == 1                   ? "every rank hosts whole groups"
+                      : x->comm->size <= x->comm->nodes_count ? "every rank has a node of its own"
+                                                              : NULL;
     gln_status_t status = GLN_OK;
     int speaks = 0;
-    if (!alone) {
+    if (!why) {
         status = gln_window_open(x->comm, bytes, x->window_rows,
                                  path == GLN_PATH_AUTO ? GLN_WINDOW_TRY : GLN_WINDOW_SHARED,
                                  &x->window, x->path_reason, &speaks);
-        if (status == GLN_OK) alone = path == GLN_PATH_SHARED ? "asked for" : "ranks share a node";
+        if (status == GLN_OK) why = path == GLN_PATH_SHARED ? "asked for" : "ranks share a node";
         if (status == GLN_OK || path == GLN_PATH_SHARED || x->comm->given_up) goto done;
         if (speaks && !x->comm->window_noticed)
             gln_log(GLN_LOG_WARN, "rows inside a node travel as messages: %s", x->path_reason);
@@ -83,7 +83,7 @@ gln_status_t gln_exchange_window_open(gln_exchange_t *x)
     status =
         gln_window_open(x->comm, bytes, x->window_rows, GLN_WINDOW_PLAIN, &x->window, NULL, NULL);
 done:
-    if (alone) snprintf(x->path_reason, sizeof x->path_reason, "%s", alone);
+    if (why) snprintf(x->path_reason, sizeof x->path_reason, "%s", why);
     return status;
 }
 

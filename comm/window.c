@@ -133,6 +133,8 @@ gln_status_t gln_window_open(gln_comm_t *comm, size_t bytes, size_t head, gln_wi
         status = comm->ops->barrier(comm);
     }
     if (status != GLN_OK) {
+        /* freeing would wait without an end for the rank that is missing: it stays with MPI */
+        if (w.shared && comm->given_up) w.handle = NULL;
         gln_window_close(&w);
         return status;
     }
