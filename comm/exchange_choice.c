@@ -16,6 +16,7 @@
  * nodes. The steps follow each other, so their times add up. O(W). */
 #include "comm/exchange_choice.h"
 
+#include "comm/units.h"
 #include <stdio.h>
 
 /* Probability that none of the W domains of a node is among those a token goes to. */
@@ -54,35 +55,6 @@ gln_exchange_forecast_t gln_exchange_forecast(const gln_links_t *links,
 int gln_exchange_prefers_hierarchical(const gln_exchange_forecast_t *forecast)
 {
     return forecast->hierarchical_seconds < forecast->flat_seconds;
-}
-
-/* Two or three digits and a unit. */
-static void with_unit(double value, double step, const char *const *units, int last, char *out)
-{
-    int unit = 0;
-    while (unit < last && value >= step) {
-        value /= step;
-        unit++;
-    }
-    snprintf(out, 16, value < 9.95 ? "%.1f %s" : "%.0f %s", value, units[unit]);
-}
-
-void gln_seconds_text(double seconds, char *out)
-{
-    static const char *const units[] = {"us", "ms", "s"};
-    with_unit(1e6 * seconds, 1000, units, 2, out);
-}
-
-void gln_bytes_text(double bytes, char *out)
-{
-    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-    with_unit(bytes, 1024, units, 4, out);
-}
-
-void gln_rate_text(double seconds_per_byte, char *out)
-{
-    static const char *const units[] = {"kB/s", "MB/s", "GB/s", "TB/s"};
-    with_unit(1e-3 / seconds_per_byte, 1000, units, 3, out);
 }
 
 void gln_exchange_forecast_text(const gln_links_t *links, const gln_exchange_shape_t *shape,

@@ -34,11 +34,6 @@ int gln_exchange_prefers_hierarchical(const gln_exchange_forecast_t *forecast);
 void gln_exchange_forecast_text(const gln_links_t *links, const gln_exchange_shape_t *shape,
                                 const gln_exchange_forecast_t *forecast, char *out, size_t size);
 
-/** "0.4 us", "3.1 ms", "1.2 s"; "41 KiB"; "24 MB/s" of seconds per byte. `out` holds 16 bytes. */
-void gln_seconds_text(double seconds, char *out);
-void gln_bytes_text(double bytes, char *out);
-void gln_rate_text(double seconds_per_byte, char *out);
-
 #ifdef __cplusplus
 }
 #endif

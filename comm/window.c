@@ -4,7 +4,7 @@
 #include "comm/window.h"
 
 #include "base/log.h"
-#include "comm/exchange_choice.h"
+#include "comm/units.h"
 #include <errno.h>
 #include <sched.h>
 #include <stdatomic.h>

@@ -2,8 +2,8 @@
 #include "launcher/command.h"
 
 #include "base/log.h"
-#include "comm/exchange_choice.h"
 #include "comm/links.h"
+#include "comm/units.h"
 #include "launcher/figures.h"
 #include "launcher/machine.h"
 #include "launcher/session.h"

@@ -1,5 +1,6 @@
 /* Choosing between the flat and the hierarchical form from tables written by hand. */
 #include "comm/exchange_choice.h"
+#include "comm/units.h"
 #include <criterion/criterion.h>
 #include <math.h>
 #include <string.h>
