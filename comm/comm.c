@@ -29,6 +29,8 @@ void gln_comm_set_up(gln_comm_t *comm, const gln_comm_ops_t *ops, int rank, int 
     comm->roster_rank = NULL;
     comm->own_place = (gln_place_t){.layer = -1};
     comm->place = &comm->own_place;
+    comm->links = NULL;
+    comm->window_noticed = 0;
 }
 
 void gln_comm_set_nodes(gln_comm_t *comm, const int *nodes, int count)
@@ -38,6 +40,8 @@ void gln_comm_set_nodes(gln_comm_t *comm, const int *nodes, int count)
         GLN_ASSERT(nodes[r] >= 0 && nodes[r] < count);
     memcpy(comm->nodes, nodes, (size_t)comm->size * sizeof *comm->nodes);
     comm->nodes_count = count;
+    free(comm->links); /* measured for other neighbours */
+    comm->links = NULL;
 }
 
 gln_status_t gln_comm_scratch(gln_comm_t *comm, size_t bytes)
@@ -75,6 +79,8 @@ void gln_comm_close(gln_comm_t *comm)
     if (!comm) return;
     free(comm->scratch);
     free(comm->nodes);
+    free(comm->links);
+    comm->links = NULL;
     comm->scratch = NULL;
     comm->nodes = NULL;
     comm->ops->close(comm);

@@ -33,6 +33,9 @@ typedef struct gln_comm_ops {
      * of the node, is the start of that rank's part here. COLLECTIVE. */
     gln_status_t (*window_open)(gln_comm_t *comm, size_t bytes, void **bases, void **handle);
     void (*window_close)(gln_comm_t *comm, void *handle); /* COLLECTIVE */
+    /* Bytes that the memory for windows of this node still holds, and what it is called; -1: cannot
+     * be known. LOCAL. */
+    int64_t (*window_room)(gln_comm_t *comm, char *where, size_t where_size);
     gln_status_t (*split)(gln_comm_t *comm, int color, gln_comm_t **out);
     void (*abort)(gln_comm_t *comm, int exit_status) __attribute__((noreturn));
     void (*close)(gln_comm_t *comm);
@@ -64,6 +67,8 @@ struct gln_comm {
     const int *roster_rank; /* [P] rank in the roster of every rank here; NULL: the same */
     gln_place_t *place;     /* the roster's, else own_place */
     gln_place_t own_place;
+    struct gln_links *links; /* links.h; NULL until asked for */
+    int window_noticed;      /* it was said that windows cannot be had */
 };
 
 #define GLN_COMM_CHUNK_BYTES ((size_t)1 << 30)      /* MPI counts are int */

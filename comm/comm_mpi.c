@@ -11,8 +11,10 @@
 
 #include "base/log.h"
 #include <mpi.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 
 typedef struct mpi_comm {
     gln_comm_t base;
@@ -300,6 +302,7 @@ static gln_status_t nodes_find(MPI_Comm comm, int rank, int size, int *nodes)
 typedef struct mpi_window {
     MPI_Comm node;
     MPI_Win win;
+    int whole; /* every rank of the node has it: freeing it waits for all of them */
 } mpi_window_t;
 
 static void mpi_window_close(gln_comm_t *comm, void *handle)
@@ -308,7 +311,7 @@ static void mpi_window_close(gln_comm_t *comm, void *handle)
     int finalized = 0;
     MPI_Finalized(&finalized);
     gln_comm_guard_begin(comm, "freeing of a shared window");
-    if (!finalized && w->win != MPI_WIN_NULL) {
+    if (!finalized && w->win != MPI_WIN_NULL && w->whole) {
         MPI_Win_unlock_all(w->win);
         MPI_Win_free(&w->win);
     }
@@ -327,10 +330,14 @@ static gln_status_t window_map(gln_comm_t *comm, size_t bytes, void **bases, mpi
     MPI_Info_set(info, "alloc_shared_noncontig", "true"); /* each part near its rank */
     int code = MPI_Win_allocate_shared((MPI_Aint)bytes, 1, info, w->node, &own, &w->win);
     MPI_Info_free(&info);
-    if (code != MPI_SUCCESS) {
-        w->win = MPI_WIN_NULL;
-        return mpi_fail(code, "MPI_Win_allocate_shared");
-    }
+    if (code != MPI_SUCCESS) w->win = MPI_WIN_NULL;
+    MPI_Request request;
+    w->whole = code == MPI_SUCCESS;
+    gln_status_t told = request_wait(
+        of(comm), MPI_Iallreduce(MPI_IN_PLACE, &w->whole, 1, MPI_INT, MPI_MIN, w->node, &request),
+        &request, "window");
+    if (code != MPI_SUCCESS) return mpi_fail(code, "MPI_Win_allocate_shared");
+    if (told != GLN_OK) return told;
     MPI_Win_set_errhandler(w->win, MPI_ERRORS_RETURN);
     MPI_TRY(MPI_Win_lock_all(MPI_MODE_NOCHECK, w->win));
     int place = 0;
@@ -353,12 +360,40 @@ static gln_status_t mpi_window_open(gln_comm_t *comm, size_t bytes, void **bases
         free(w);
         return status;
     }
-    *w = (mpi_window_t){MPI_COMM_NULL, MPI_WIN_NULL};
+    *w = (mpi_window_t){MPI_COMM_NULL, MPI_WIN_NULL, 0};
     *handle = w;
     gln_comm_guard_begin(comm, "making of a shared window");
     status = window_map(comm, bytes, bases, w);
     gln_comm_guard_end(comm);
     return status;
+}
+
+/* Where MPI keeps windows: Open MPI says so by a control variable, others use /dev/shm too. */
+static void window_folder(char *out, size_t size)
+{
+    enum { LONGEST = 4096 };
+    char value[LONGEST + 1] = "";
+    int provided, index, count;
+    MPI_T_cvar_handle handle;
+    snprintf(out, size, "/dev/shm");
+    if (MPI_T_init_thread(MPI_THREAD_SINGLE, &provided) != MPI_SUCCESS) return;
+    if (MPI_T_cvar_get_index("osc_sm_backing_directory", &index) == MPI_SUCCESS &&
+        MPI_T_cvar_handle_alloc(index, NULL, &handle, &count) == MPI_SUCCESS) {
+        if (count <= LONGEST && MPI_T_cvar_read(handle, value) == MPI_SUCCESS && value[0] == '/')
+            snprintf(out, size, "%s", value);
+        MPI_T_cvar_handle_free(&handle);
+    }
+    MPI_T_finalize();
+}
+
+static int64_t mpi_window_room(gln_comm_t *comm, char *where, size_t where_size)
+{
+    struct statvfs fs;
+    (void)comm;
+    window_folder(where, where_size);
+    /* no blocks at all: a file system without a bound */
+    if (statvfs(where, &fs) != 0 || fs.f_blocks == 0) return -1;
+    return (int64_t)fs.f_bavail * (int64_t)fs.f_frsize;
 }
 
 static gln_status_t mpi_split(gln_comm_t *comm, int color, gln_comm_t **out);
@@ -377,6 +412,7 @@ static const gln_comm_ops_t mpi_ops = {
     .wait = mpi_wait,
     .window_open = mpi_window_open,
     .window_close = mpi_window_close,
+    .window_room = mpi_window_room,
     .split = mpi_split,
     .abort = mpi_abort,
     .close = mpi_close,

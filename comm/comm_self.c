@@ -77,6 +77,12 @@ static void self_window_close(gln_comm_t *comm, void *handle)
     free(handle);
 }
 
+static int64_t self_window_room(gln_comm_t *comm, char *where, size_t where_size)
+{
+    (void)comm, (void)where, (void)where_size;
+    return -1; /* plain memory */
+}
+
 static gln_status_t self_split(gln_comm_t *comm, int color, gln_comm_t **out)
 {
     (void)comm, (void)color;
@@ -108,6 +114,7 @@ static const gln_comm_ops_t self_ops = {
     .wait = self_barrier,
     .window_open = self_window_open,
     .window_close = self_window_close,
+    .window_room = self_window_room,
     .split = self_split,
     .abort = self_abort,
     .close = self_close,

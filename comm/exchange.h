@@ -27,7 +27,8 @@ extern "C" {
 typedef struct gln_exchange gln_exchange_t;
 
 typedef enum gln_exchange_across {
-    GLN_ACROSS_AUTO = 0, /* hierarchical where it is possible and a node hosts several domains */
+    GLN_ACROSS_AUTO = 0, /* hierarchical where it is possible, a node hosts several domains, and
+                            the measured cost of messages (links.h) makes it the faster one */
     GLN_ACROSS_FLAT,
     GLN_ACROSS_HIERARCHICAL /* refused where it is impossible */
 } gln_exchange_across_t;
@@ -35,7 +36,8 @@ typedef enum gln_exchange_across {
 /* How rows travel between ranks of one node; between nodes they always go as messages. Scalars and
  * metadata are small and go as messages everywhere. The result is the same, bit for bit. */
 typedef enum gln_exchange_path {
-    GLN_PATH_AUTO = 0, /* shared where ranks share a node and memory can be had, else messages */
+    GLN_PATH_AUTO = 0, /* shared where ranks share a node and memory can be had, else messages; one
+                          warning on a communicator says why it cannot */
     GLN_PATH_MESSAGES,
     GLN_PATH_SHARED /* GLN_ERR_MEMORY or GLN_ERR_PEER where the node's memory cannot be shared */
 } gln_exchange_path_t;
@@ -52,6 +54,8 @@ typedef struct gln_exchange_options {
     gln_exchange_path_t path;
     gln_exchange_across_t across; /* form of the exchange between nodes */
     int64_t received_rows_max;    /* rows that one rank receives at most; 0: D/P * G * rows_max */
+    double rows_expected; /* rows of one (source, destination) pair on average, to choose the
+                             form by; 0: rows_max */
 } gln_exchange_options_t;
 
 /* What one source rank sends, for each of its local domains s in [0, D/P) and each destination j in
@@ -100,8 +104,10 @@ void gln_exchange_close(gln_exchange_t *x); /* COLLECTIVE; takes NULL */
 const char *gln_exchange_form(const gln_exchange_t *x);
 const char *gln_exchange_form_reason(const gln_exchange_t *x);
 
-/** The path that node peers use: GLN_PATH_SHARED or GLN_PATH_MESSAGES, the same on every rank. */
+/** The path that node peers use: GLN_PATH_SHARED or GLN_PATH_MESSAGES, the same on every rank; and
+ * why, the same text on every rank. It lives as long as the exchange. */
 gln_exchange_path_t gln_exchange_path(const gln_exchange_t *x);
+const char *gln_exchange_path_reason(const gln_exchange_t *x);
 /** Where received rows lie best: [receive_max, H], owned by the exchange. As `out` of dispatch and
  * `in` of combine it saves a copy on the shared path: peers write into it, and read from it. On the
  * shared path every dispatch and combine may overwrite it whatever buffers it is called with: rows

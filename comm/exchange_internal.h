@@ -87,7 +87,7 @@ struct gln_exchange {
     char *sums;                         /* [levels, H] partial sums of one token */
     gln_traffic_t traffic_dispatch, traffic_combine, traffic;
     gln_exchange_node_t node;
-    char form_reason[160];
+    char form_reason[320], path_reason[GLN_WINDOW_REASON];
     gln_arena_t arena;
 };
 
@@ -101,7 +101,7 @@ int gln_exchange_direct(const gln_exchange_t *x, const gln_exchange_flow_t *flow
 void gln_exchange_pair_copy(const gln_exchange_t *x, const gln_exchange_flow_t *flow, size_t unit,
                             const char *in, int s, int j, char *to);
 
-/** The window; sets x->window. COLLECTIVE, agreed. */
+/** The window; sets x->window and x->path_reason. COLLECTIVE, agreed. */
 gln_status_t gln_exchange_window_open(gln_exchange_t *x);
 /** Do rows to and from this other rank go through the window? */
 int gln_exchange_window_has(const gln_exchange_t *x, int rank);
@@ -138,7 +138,8 @@ static inline int gln_exchange_apart(const gln_exchange_t *x, int peer)
 }
 
 /** Choose the form between nodes (x->node.nodes ... index, x->form_reason).
- *  @return GLN_OK; GLN_ERR_ARGUMENT when it is forced and impossible. */
+ *  @return GLN_OK; GLN_ERR_ARGUMENT when it is forced and impossible; what measuring returns.
+ *  COLLECTIVE. */
 gln_status_t gln_exchange_node_choose(gln_exchange_t *x);
 /** The rest is for the hierarchical form alone. Lay out its buffers. */
 void gln_exchange_node_layout(gln_exchange_t *x, gln_arena_t *arena);

@@ -18,6 +18,7 @@
 #include "comm/exchange_internal.h"
 
 #include "base/log.h"
+#include "comm/exchange_choice.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -66,6 +67,28 @@ static const char *geometry(gln_exchange_t *x)
     return NULL;
 }
 
+/* Where both forms are possible and asked for: by what they would take. */
+static gln_status_t choose_faster(gln_exchange_t *x)
+{
+    const gln_exchange_options_t *o = &x->options;
+    gln_exchange_node_t *n = &x->node;
+    const gln_links_t *links;
+    gln_status_t status = gln_comm_links(x->comm, &links);
+    if (status != GLN_OK) return status;
+    gln_exchange_shape_t shape = {
+        .nodes = n->nodes,
+        .ranks = n->ranks,
+        .local = x->local,
+        .tokens = o->tokens,
+        .rows = o->rows_expected > 0 ? o->rows_expected : (double)o->rows_max,
+        .row_bytes = x->row_bytes,
+    };
+    gln_exchange_forecast_t forecast = gln_exchange_forecast(links, &shape);
+    if (!gln_exchange_prefers_hierarchical(&forecast)) n->nodes = 0;
+    gln_exchange_forecast_text(links, &shape, &forecast, x->form_reason, sizeof x->form_reason);
+    return GLN_OK;
+}
+
 gln_status_t gln_exchange_node_choose(gln_exchange_t *x)
 {
     gln_exchange_across_t across = x->options.across;
@@ -86,12 +109,13 @@ gln_status_t gln_exchange_node_choose(gln_exchange_t *x)
         n->nodes = 0;
         impossible = "every node hosts one domain of a group, so no rows are shared";
     }
+    if (across == GLN_ACROSS_AUTO && !impossible) return choose_faster(x);
     if (impossible)
         snprintf(x->form_reason, sizeof x->form_reason, "%s", impossible);
     else
         snprintf(x->form_reason, sizeof x->form_reason,
-                 "%sa group has %d nodes of %d ranks and %d domains each",
-                 across == GLN_ACROSS_AUTO ? "" : "asked for; ", n->nodes, n->ranks, n->width);
+                 "asked for; a group has %d nodes of %d ranks and %d domains each", n->nodes,
+                 n->ranks, n->width);
     return GLN_OK;
 }
 

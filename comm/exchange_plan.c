@@ -48,6 +48,9 @@ static gln_status_t options_check(const gln_comm_t *comm, const gln_exchange_opt
                         "%lld, %zu, %lld, %d",
                         (long long)o->tokens, (long long)o->rows_max, (long long)o->scalars_max,
                         o->meta_bytes_max, (long long)o->received_rows_max, (int)o->path);
+    if (!(o->rows_expected >= 0 && o->rows_expected <= (double)o->tokens))
+        return gln_fail(GLN_ERR_ARGUMENT, "exchange: expected rows_expected in [0, %lld], found %g",
+                        (long long)o->tokens, o->rows_expected);
     int64_t local = o->domains / ranks, group = o->domains / o->groups;
     double rows = (double)local * (double)group * (double)o->rows_max;
     if (rows > INT32_MAX || local > 16384 || group > 1 << 20 ||

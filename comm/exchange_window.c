@@ -20,6 +20,7 @@
 
 #include "base/clones.h"
 #include "base/log.h"
+#include <stdio.h>
 #include <string.h>
 
 static char *window_of(const gln_exchange_t *x, int rank)
@@ -70,12 +71,33 @@ gln_status_t gln_exchange_window_open(gln_exchange_t *x)
     x->window_rows = round_up(x->window_offsets + (pairs + 1) * sizeof(int64_t), 4096);
     size_t bytes = x->window_rows + (size_t)x->receive_max * x->row_bytes;
     gln_exchange_path_t path = x->options.path;
-    int shared =
-        path != GLN_PATH_MESSAGES && x->group_ranks > 1 && x->comm->size > x->comm->nodes_count;
-    gln_status_t status = gln_window_open(x->comm, bytes, x->window_rows, shared, &x->window);
-    if (status != GLN_OK && shared && path == GLN_PATH_AUTO)
-        status = gln_window_open(x->comm, bytes, x->window_rows, 0, &x->window);
+    const char *why = path == GLN_PATH_MESSAGES               ? "asked for"
+                      : x->group_ranks == 1                   ? "every rank hosts whole groups"
+                      : x->comm->size <= x->comm->nodes_count ? "every rank has a node of its own"
+                                                              : NULL;
+    gln_status_t status = GLN_OK;
+    int speaks = 0;
+    if (!why) {
+        status = gln_window_open(x->comm, bytes, x->window_rows,
+                                 path == GLN_PATH_AUTO ? GLN_WINDOW_TRY : GLN_WINDOW_SHARED,
+                                 &x->window, x->path_reason, &speaks);
+        if (status == GLN_OK) why = path == GLN_PATH_SHARED ? "asked for" : "ranks share a node";
+        if (status == GLN_OK || path == GLN_PATH_SHARED || x->comm->given_up) goto done;
+        if (speaks && !x->comm->window_noticed)
+            gln_log(GLN_LOG_WARN, "rows inside a node travel as messages: %s", x->path_reason);
+        x->comm->window_noticed = 1;
+    }
+    status =
+        gln_window_open(x->comm, bytes, x->window_rows, GLN_WINDOW_PLAIN, &x->window, NULL, NULL);
+done:
+    if (why) snprintf(x->path_reason, sizeof x->path_reason, "%s", why);
     return status;
+}
+
+const char *gln_exchange_path_reason(const gln_exchange_t *x)
+{
+    GLN_ASSERT(x);
+    return x->path_reason;
 }
 
 gln_exchange_path_t gln_exchange_path(const gln_exchange_t *x)

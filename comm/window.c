@@ -4,12 +4,21 @@
 #include "comm/window.h"
 
 #include "base/log.h"
+#include "comm/units.h"
+#include <errno.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 enum { spins_before_yield = 200, window_align = 64 };
+/* What is left free beyond the windows: Open MPI keeps a segment of 4 MiB per rank in the same
+ * place, whose pages it takes only when it touches them; and the part of the room from which on it
+ * is scarce. */
+enum { rank_extra = (4 << 20) + (64 << 10), node_extra = 256 << 10, scarce = 8 };
 
 _Static_assert(sizeof(gln_counter_t) == 64, "one counter per cache line");
 _Static_assert(sizeof(_Atomic uint64_t) == sizeof(uint64_t), "counters are free of locks");
@@ -24,41 +33,110 @@ static gln_status_t plain_open(size_t bytes, gln_window_t *w)
     return GLN_OK;
 }
 
-gln_status_t gln_window_open(gln_comm_t *comm, size_t bytes, size_t head, int shared,
-                             gln_window_t *out)
+/* Is there room for the windows of this node? *tight: so little that pages are to be taken now. */
+static gln_status_t room_check(gln_comm_t *comm, size_t bytes, int *tight)
 {
-    size_t size = (size_t)comm->size;
-    gln_window_t w = {.comm = comm, .bytes = bytes + window_align, .shared = shared};
-    w.bases = calloc(size, sizeof *w.bases);
-    w.places = calloc(size, sizeof *w.places);
-    int *seen = calloc((size_t)comm->nodes_count + 1, sizeof *seen);
-    gln_status_t status = GLN_OK;
-    if (!w.bases || !w.places || !seen)
-        status = gln_fail(GLN_ERR_MEMORY, "cannot allocate a window over %d ranks", comm->size);
-    /* nobody may wait in the backend for a rank without memory */
-    gln_status_t agreed = gln_comm_agree(comm, status, NULL);
-    if (agreed == GLN_OK) {
-        for (int r = 0; r < comm->size; r++)
-            w.places[r] = seen[comm->nodes[r]]++;
-        status = shared ? comm->ops->window_open(comm, w.bytes, w.bases, &w.handle)
-                        : plain_open(w.bytes, &w);
-        agreed = gln_comm_agree(comm, status, NULL);
-    }
-    free(seen);
-    if (agreed != GLN_OK) {
-        gln_window_close(&w);
-        return agreed;
-    }
-    /* a page keeps its offset in every mapping, so that all round the same base alike */
+    char where[128] = "", room_text[16], need_text[16];
+    int ranks = 0;
     for (int r = 0; r < comm->size; r++)
-        if (w.bases[r])
-            w.bases[r] =
-                (void *)(((uintptr_t)w.bases[r] + window_align - 1) / window_align * window_align);
-    memset(w.bases[comm->rank], 0, head);
-    agreed = comm->ops->barrier(comm);
-    if (agreed != GLN_OK) {
+        ranks += comm->nodes[r] == comm->nodes[comm->rank];
+    double need = (double)ranks * (double)(bytes + rank_extra) + node_extra;
+    int64_t room = comm->ops->window_room(comm, where, sizeof where);
+    *tight = room >= 0 && need > (double)room / scarce;
+    if (room < 0 || (double)room >= need) return GLN_OK;
+    gln_bytes_text((double)room, room_text);
+    gln_bytes_text(need, need_text);
+    return gln_fail(GLN_ERR_MEMORY,
+                    "%s of rank %d has %s free, the windows of the %d ranks of its node and MPI's "
+                    "own memory need %s: enlarge it, or choose messages",
+                    where, comm->rank, room_text, ranks, need_text);
+}
+
+/* Take the pages of the own part now. Kernels before 5.14 cannot say that there are none, and take
+ * them when they are touched. */
+static gln_status_t pages_take(gln_comm_t *comm, char *part, size_t bytes)
+{
+#ifndef MADV_POPULATE_WRITE
+    enum { MADV_POPULATE_WRITE = 23 };
+#endif
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = (uintptr_t)part / page * page;
+    if (madvise((void *)first, (uintptr_t)part + bytes - first, MADV_POPULATE_WRITE) == 0 ||
+        errno == EINVAL || errno == ENOSYS)
+        return GLN_OK;
+    return gln_fail(GLN_ERR_MEMORY, "rank %d: cannot take %zu bytes of shared memory: %s",
+                    comm->rank, bytes, strerror(errno == EFAULT ? ENOSPC : errno));
+}
+
+static gln_status_t memory_open(gln_window_t *w, int tight)
+{
+    gln_comm_t *comm = w->comm;
+    if (!w->shared) return plain_open(w->bytes, w);
+    gln_status_t status = comm->ops->window_open(comm, w->bytes, w->bases, &w->handle);
+    return status == GLN_OK && tight ? pages_take(comm, w->bases[comm->rank], w->bytes) : status;
+}
+
+/* Agree, and pass on what the lowest rank that failed had to say. */
+static gln_status_t leave_together(gln_comm_t *comm, gln_status_t mine, char *reason, int *speaks)
+{
+    int rank = -1;
+    gln_status_t agreed = gln_comm_agree(comm, mine, &rank);
+    if (agreed == GLN_OK || rank < 0 || comm->given_up) return agreed;
+    if (speaks) *speaks = rank == comm->rank;
+    if (!reason) return agreed;
+    if (rank == comm->rank) snprintf(reason, GLN_WINDOW_REASON, "%s", gln_last_error());
+    gln_status_t told = gln_comm_broadcast(comm, reason, GLN_WINDOW_REASON, rank);
+    return told == GLN_OK ? agreed : told;
+}
+
+/* Base and place of every rank, and the memory. Nobody may wait in the backend for a rank that has
+ * none or finds no room, so the ranks agree before and after. */
+static gln_status_t parts_open(gln_window_t *w, gln_window_kind_t kind, char *reason, int *speaks)
+{
+    gln_comm_t *comm = w->comm;
+    size_t size = (size_t)comm->size;
+    w->bases = calloc(size, sizeof *w->bases);
+    w->places = calloc(size, sizeof *w->places);
+    int *seen = calloc((size_t)comm->nodes_count + size, sizeof *seen);
+    gln_status_t status = GLN_OK;
+    int tight = 0;
+    gln_log_hold(kind == GLN_WINDOW_TRY);
+    if (!w->bases || !w->places || !seen)
+        status = gln_fail(GLN_ERR_MEMORY, "cannot allocate a window over %d ranks", comm->size);
+    else if (w->shared)
+        status = room_check(comm, w->bytes, &tight);
+    gln_log_hold(0);
+    status = leave_together(comm, status, reason, speaks);
+    for (int r = 0; r < comm->size && status == GLN_OK; r++)
+        w->places[r] = seen[comm->nodes[r]]++;
+    free(seen);
+    if (status != GLN_OK) return status;
+    gln_log_hold(kind == GLN_WINDOW_TRY);
+    status = memory_open(w, tight);
+    gln_log_hold(0);
+    if (comm->given_up && kind == GLN_WINDOW_TRY) gln_log(GLN_LOG_ERROR, "%s", gln_last_error());
+    return leave_together(comm, status, reason, speaks);
+}
+
+gln_status_t gln_window_open(gln_comm_t *comm, size_t bytes, size_t head, gln_window_kind_t kind,
+                             gln_window_t *out, char reason[GLN_WINDOW_REASON], int *speaks)
+{
+    gln_window_t w = {
+        .comm = comm, .bytes = bytes + window_align, .shared = kind != GLN_WINDOW_PLAIN};
+    gln_status_t status = parts_open(&w, kind, reason, speaks);
+    if (status == GLN_OK) {
+        /* a page keeps its offset in every mapping, so that all round the same base alike */
+        for (int r = 0; r < comm->size; r++)
+            if (w.bases[r])
+                w.bases[r] = (void *)(((uintptr_t)w.bases[r] + window_align - 1) / window_align *
+                                      window_align);
+        memset(w.bases[comm->rank], 0, head);
+        status = comm->ops->barrier(comm);
+    }
+    if (status != GLN_OK) {
+        /* freeing would wait without an end for the rank that is missing: it stays with MPI */
+        if (w.shared && comm->given_up) w.handle = NULL;
         gln_window_close(&w);
-        return agreed;
+        return status;
     }
     *out = w;
     return GLN_OK;

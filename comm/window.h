@@ -26,11 +26,23 @@ typedef struct gln_counter { /* a cache line of its own */
     char padding[56];
 } gln_counter_t;
 
-/** Memory of `bytes` per rank, aligned to 64; its first `head` bytes are zero.
- *  @param shared 0: plain memory, and `bases` knows this rank alone. The same on every rank.
+typedef enum gln_window_kind {
+    GLN_WINDOW_PLAIN,  /* plain memory; `bases` knows this rank alone */
+    GLN_WINDOW_SHARED, /* as many bytes on every rank of a node */
+    GLN_WINDOW_TRY     /* shared, and failing is ordinary: it is reported by `reason` alone */
+} gln_window_kind_t;
+
+enum { GLN_WINDOW_REASON = 256 };
+
+/** Memory of `bytes` per rank, aligned to 64; its first `head` bytes are zero. Shared memory is
+ * asked for only where the node has room for all its ranks, and is taken at once where it needs
+ * more than an eighth of that: a file system that is full would end the job at the first touch.
+ *  @param kind    the same on every rank
+ *  @param reason  NULL, or receives on failure what the lowest rank that failed says, on every rank
+ *  @param speaks  NULL, or receives 1 on that rank, 0 elsewhere
  *  @return GLN_OK; GLN_ERR_MEMORY or GLN_ERR_PEER, agreed: `out` holds nothing then. COLLECTIVE. */
-gln_status_t gln_window_open(gln_comm_t *comm, size_t bytes, size_t head, int shared,
-                             gln_window_t *out);
+gln_status_t gln_window_open(gln_comm_t *comm, size_t bytes, size_t head, gln_window_kind_t kind,
+                             gln_window_t *out, char reason[GLN_WINDOW_REASON], int *speaks);
 /** COLLECTIVE where shared. Takes windows that were never opened, and twice. */
 void gln_window_close(gln_window_t *window);
 

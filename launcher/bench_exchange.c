@@ -239,7 +239,8 @@ static gln_status_t size_open(bench_t *b, int64_t rows)
                                       .hidden = b->hidden,
                                       .dtype = b->dtype,
                                       .rows_max = b->tokens,
-                                      .path = b->asked};
+                                      .path = b->asked,
+                                      .rows_expected = (double)rows};
     status = gln_exchange_open(comm, &options, &b->exchange);
     if (status != GLN_OK) return status;
     b->path = gln_exchange_path(b->exchange);

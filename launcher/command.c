@@ -96,6 +96,13 @@ static const gln_command_t commands[] = {
      COMMON | BIT(JSON) | BIT(HIDDEN) | BIT(DTYPE) | BIT(BYTES) | BIT(REPEAT) | BIT(PATH) |
          BIT(LOGITS) | BIT(TENSOR) | BIT(K),
      0, 0, 0, gln_command_bench_exchange},
+    {"bench links", "", "time messages inside a node and between nodes",
+     "The table by which parallel.exchange: auto chooses between the flat and the hierarchical "
+     "form:\n"
+     "messages of 1 KiB to 1 MiB to the next rank of the node and to the next node, all ranks of a "
+     "node\n"
+     "at once, and what a message and a byte cost by it.\n",
+     COMMON | BIT(JSON), 0, 0, 0, gln_command_bench_links},
     {"route", "", "run a routing policy alone on gate logits",
      "Routes the logits [D, T, E] (or [T, E]) of --logits with the policy of --config, on one "
      "process.\n"

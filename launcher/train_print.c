@@ -49,9 +49,13 @@ static void print_ranks(const gln_train_t *t, FILE *out)
 
 static void print_exchange(const gln_train_t *t, FILE *out)
 {
-    const char *reason, *form = gln_model_exchange_form(gln_trainer_model(t->trainer), &reason);
-    if (form && t->machine.nodes > 1)
-        fprintf(out, "  exchange  %s between nodes: %s\n", form, reason);
+    const gln_model_t *model = gln_trainer_model(t->trainer);
+    const char *form_reason, *form = gln_model_exchange_form(model, &form_reason);
+    const char *path_reason, *path = gln_model_exchange_path(model, &path_reason);
+    if (!form || t->machine.ranks == 1) return;
+    fprintf(out, "  exchange  ");
+    if (t->machine.nodes > 1) fprintf(out, "%s between nodes: %s; ", form, form_reason);
+    fprintf(out, "%s inside a node: %s\n", path, path_reason);
 }
 
 static void print_model(const gln_train_t *t, FILE *out)
@@ -144,6 +148,9 @@ static void print_start_json(const gln_train_t *t, const char *changes, FILE *ou
     if (form) {
         json_object_set_new(object, "exchange", json_string(form));
         json_object_set_new(object, "exchange_reason", json_string(reason));
+        const char *path = gln_model_exchange_path(gln_trainer_model(t->trainer), &reason);
+        json_object_set_new(object, "path", json_string(path));
+        json_object_set_new(object, "path_reason", json_string(reason));
     }
     gln_figures_print(object, out, "standard output");
 }

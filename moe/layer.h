@@ -34,6 +34,7 @@ typedef struct gln_layer_options {
                          */
     gln_exchange_across_t across; /* form of the exchange between nodes */
     gln_wire_t wire;              /* type of rows between ranks */
+    gln_exchange_path_t path;     /* of rows inside a node */
     const int32_t *expert_at; /* [E] the expert at every place: place p belongs to domain p / L of
                                  every group; a permutation, ascending within a domain, borrowed
                                  until close. NULL: expert e at place e. A workspace may serve
@@ -68,6 +69,9 @@ void gln_layer_workspace_close(gln_layer_workspace_t *workspace); /* takes NULL;
 size_t gln_layer_workspace_bytes(const gln_layer_workspace_t *workspace);
 /** Form of the exchange between nodes, and why (gln_exchange_form). */
 const char *gln_layer_workspace_form(const gln_layer_workspace_t *workspace, const char **reason);
+/** Path of rows inside a node, and why (gln_exchange_path). */
+gln_exchange_path_t gln_layer_workspace_path(const gln_layer_workspace_t *workspace,
+                                             const char **reason);
 
 /** @param index      number of this layer, keys the router's draws, named in errors
  *  @param parallel, kernels, workspace  borrowed until close

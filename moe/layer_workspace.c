@@ -193,7 +193,18 @@ static void layout(gln_layer_workspace_t *w, const gln_kernels_t *kernels)
     w->rect_a = take(arena, b->plan_rects, e);
 }
 
-static gln_status_t open_exchange(const gln_parallel_t *parallel, gln_exchange_across_t across,
+/* Rows of one pair of domains on average under uniform routing: each token takes k of the E experts
+ * without replacement, and goes to a domain that holds any of them. */
+static double rows_expected(const gln_layer_bounds_t *b, int64_t k)
+{
+    double missed = 1, experts = (double)b->experts, elsewhere = experts - (double)b->per_domain;
+    for (int64_t i = 0; i < k && missed > 0; i++)
+        missed *= elsewhere > (double)i ? (elsewhere - (double)i) / (experts - (double)i) : 0;
+    double rows = (double)b->tokens * (1 - missed), most_rows = (double)b->pair_rows;
+    return rows < most_rows ? rows : most_rows;
+}
+
+static gln_status_t open_exchange(const gln_parallel_t *parallel, const gln_layer_options_t *layer,
                                   gln_layer_workspace_t *w)
 {
     gln_exchange_options_t options = {.domains = parallel->domains,
@@ -204,7 +215,9 @@ static gln_status_t open_exchange(const gln_parallel_t *parallel, gln_exchange_a
                                       .rows_max = w->bounds.pair_rows,
                                       .scalars_max = w->bounds.pair_routes,
                                       .meta_bytes_max = (size_t)w->bounds.pair_meta_bytes,
-                                      .across = across,
+                                      .path = layer->path,
+                                      .across = layer->across,
+                                      .rows_expected = rows_expected(&w->bounds, layer->router.k),
                                       .received_rows_max = w->bounds.received_rows};
     gln_status_t status = gln_exchange_open(parallel->comm, &options, &w->exchange);
     if (status != GLN_OK) return status;
@@ -238,7 +251,7 @@ gln_status_t gln_layer_workspace_open(const gln_parallel_t *parallel, gln_kernel
     status = gln_comm_agree(parallel->comm, status, &rank);
     if (status != GLN_OK) goto fail;
     layout(w, kernels);
-    status = open_exchange(parallel, options->across, w);
+    status = open_exchange(parallel, options, w);
     if (status != GLN_OK) goto fail;
     *out = w;
     return GLN_OK;
@@ -264,4 +277,11 @@ const char *gln_layer_workspace_form(const gln_layer_workspace_t *workspace, con
 {
     *reason = gln_exchange_form_reason(workspace->exchange);
     return gln_exchange_form(workspace->exchange);
+}
+
+gln_exchange_path_t gln_layer_workspace_path(const gln_layer_workspace_t *workspace,
+                                             const char **reason)
+{
+    *reason = gln_exchange_path_reason(workspace->exchange);
+    return gln_exchange_path(workspace->exchange);
 }

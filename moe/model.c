@@ -224,7 +224,8 @@ static gln_status_t open_layers(gln_model_t *m)
                                    .balance_global = m->o.balance_global,
                                    .forward_only = !m->training,
                                    .across = m->o.across,
-                                   .wire = m->o.wire};
+                                   .wire = m->o.wire,
+                                   .path = m->o.path};
     if (m->moe_layers == 0) return GLN_OK;
     gln_status_t status = gln_layer_workspace_open(m->parallel, m->k, &options, &m->workspace);
     for (int i = 0; i < m->o.layers && status == GLN_OK; i++) {
@@ -326,6 +327,14 @@ const char *gln_model_exchange_form(const gln_model_t *m, const char **reason)
 {
     *reason = NULL;
     return m->workspace ? gln_layer_workspace_form(m->workspace, reason) : NULL;
+}
+
+const char *gln_model_exchange_path(const gln_model_t *m, const char **reason)
+{
+    *reason = NULL;
+    if (!m->workspace) return NULL;
+    return gln_layer_workspace_path(m->workspace, reason) == GLN_PATH_SHARED ? "shared"
+                                                                             : "messages";
 }
 
 /* ---- the routers' bias --------------------------------------------------------------------------

@@ -35,6 +35,7 @@ typedef struct gln_model_options {
     int bias; /* 1: MoE layers have a bias parameter; always so if the router's policy has one */
     gln_exchange_across_t across; /* form of the exchange between nodes; changes no result */
     gln_wire_t wire;              /* type of rows between ranks, see layer.h */
+    gln_exchange_path_t path;     /* of rows inside a node; changes no result */
 } gln_model_options_t;
 
 typedef struct gln_model gln_model_t;
@@ -61,6 +62,8 @@ gln_model_bytes_t gln_model_bytes(const gln_model_t *model);
 
 /** Form of the exchange between nodes, and why (gln_exchange_form); NULL without MoE layers. */
 const char *gln_model_exchange_form(const gln_model_t *model, const char **reason);
+/** Path of rows inside a node, "shared" or "messages", and why (gln_exchange_path); likewise. */
+const char *gln_model_exchange_path(const gln_model_t *model, const char **reason);
 
 typedef struct gln_model_call {
     const int32_t *ids;    /* [local_domains * sequences, S] */

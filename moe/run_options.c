@@ -23,6 +23,7 @@ static const char *const backends[] = {"cpu", "ref", NULL};
 static const char *const dtypes[] = {"f32", "f64", "bf16", NULL};
 static const char *const exchanges[] = {"auto", "flat", "hierarchical", NULL};
 static const char *const wires[] = {"auto", "f32", "bf16", NULL}; /* gln_wire_t */
+static const char *const paths[] = {"auto", "messages", "shared", NULL};
 static const char *const routings[] = {"dropless", "train", NULL};
 static const char *const binds[] = {"auto", "none", NULL};
 static const char *const resumes[] = {"auto", "never", NULL};
@@ -125,6 +126,10 @@ static const gln_config_field_t fields[] = {
     CHOICE(parallel.wire, wires, "auto",
            "type of rows between ranks; auto: parallel.dtype; bf16 with dtype f32: half the bytes, "
            "rounded"),
+    CHOICE(
+        parallel.path, paths, "auto",
+        "rows inside a node: messages, or through memory that its ranks share; no result depends "
+        "on it"),
     TEXT(parallel.placement, "",
          "file of gleaner place that says which domain hosts which expert; empty: none"),
 
@@ -322,5 +327,6 @@ gln_model_options_t gln_run_model_options(const gln_run_options_t *run)
         .bias = gln_policy_has_bias((gln_policy_t)run->router.policy),
         .across = (gln_exchange_across_t)run->parallel.exchange,
         .wire = (gln_wire_t)run->parallel.wire,
+        .path = (gln_exchange_path_t)run->parallel.path,
     };
 }

@@ -44,7 +44,7 @@ must_run 0 help
 for command in train eval generate waste bench route ckpt topo info help; do
     says help "^  $command" out
 done
-for command in train eval generate waste "bench layer" "bench gemm" "bench router" "bench exchange" route "ckpt info" "ckpt digest" topo info; do
+for command in train eval generate waste "bench layer" "bench gemm" "bench router" "bench exchange" "bench links" route "ckpt info" "ckpt digest" topo info; do
     must_run 0 $command --help
     says "$command --help" "^usage: gleaner $command" out
     cp out first
@@ -68,7 +68,7 @@ documented out
 
 # train
 must_run 2 train run.yaml --set eval.every=2 --set model.hidden=32
-for word in 'ranks +2 on 1 node' '4 domains' 'binding' 'backend' 'parameters' 'memory' \
+for word in 'ranks +2 on 1 node' '4 domains' 'exchange +shared inside a node: ranks share a node' 'binding' 'backend' 'parameters' 'memory' \
     'step 4/4 .*loss .*valid bits/byte .*tokens/s .*left .*routed .*padded' 'gzip -9 needs' \
     'generated text' 'run directory: run' 'try next'; do
     says train "$word" out
@@ -150,6 +150,17 @@ must_run 4 $replay --repeat 1 --gemm 32 --json
 grep -o '"ledger".*' out >ledger-4
 cmp -s ledger-1 ledger-4 || fail "bench layer: 4 ranks replay a recording otherwise than 1"
 grep -q '"tokens":4096' ledger-1 || fail "bench layer does not replay the tokens of the recording"
+must_run 2 bench links
+for word in '2 ranks on 1 node' '8 x 1.0 KiB .*s +-$' 'bandwidth of a rank' 'copy within a rank'; do
+    says "bench links" "$word" out
+done
+must_run 2 bench links --json
+has_keys "bench links --json" out bench ranks nodes seconds copy_bytes_per_second inside between
+says "bench links --json" '"inside":\{"latency_seconds":[0-9.e-]+,"gap_seconds":.*"points":\[\{"messages":1,"bytes":1024,"seconds":' out
+says "bench links --json" '"between":null' out
+documented out
+must_run 0 bench links --json
+says "bench links --json" '"inside":null,"between":null' out
 must_run 2 bench exchange --bytes 20000 --repeat 2
 says "bench exchange" 'uniform routing, path inside a node: shared' out
 says "bench exchange" '^ +20000 ' out

@@ -55,6 +55,18 @@ for hosts in 2 4; do
     done
 done
 
+# By itself: the hierarchical form where a token's rows share a slow link, the flat one where a node hosts one domain.
+automatic() { # RANKS_PER_HOST DOMAINS NAME FORM REASON
+    on_hosts 2 "$1" 100mbit "$gleaner" train run.yaml --json --set "run.dir=$3" --set "parallel.domains=$2" --set train.steps=1 \
+        --set model.layers=1 --set model.hidden=256 --set model.sequence=64 --set model.experts=64 --set train.batch=32 --set router.k=8
+    grep -q 'links are not shaped' err && return # then flat may be faster
+    [ "$(figure exchange)" = "$4" ] || fail "$3: expected $4, found $(figure exchange): $(figure exchange_reason)"
+    grep -qE "\"exchange_reason\":\"$5" out || fail "$3: another reason: $(figure exchange_reason)"
+    [ "$(figure path_reason | wc -w)" -gt 1 ] || fail "$3: no reason of the path"
+}
+automatic 4 8 wide hierarchical 'predicted for 2 nodes of 4 ranks and 174 rows a pair'
+automatic 1 2 alone flat 'every node hosts one domain'
+
 # Bytes: what the cards counted against what the exchange says, and rows against a count of the plan's pairs.
 wire() { # HOSTS RANKS_PER_HOST FORM
     local name="$3 on $1 x $2" rows

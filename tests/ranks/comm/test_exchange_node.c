@@ -309,7 +309,6 @@ static void reasons(void)
     refused(3 * ranks, 1, "powers of two");
     if (ranks > 2) refused(ranks, 2, "every group lies inside one node");
     chosen(ranks, GLN_ACROSS_FLAT, "flat", "asked for");
-    chosen(2 * ranks, GLN_ACROSS_AUTO, "hierarchical", "2 nodes");
     chosen(2 * ranks, GLN_ACROSS_HIERARCHICAL, "hierarchical", "asked for");
     nodes_set(1);
     chosen(ranks, GLN_ACROSS_AUTO, "flat", "every node hosts one domain");
@@ -360,7 +359,7 @@ static void uniform_share(void)
     for (int form = 0; form < 2; form++) {
         gln_exchange_t *x = NULL;
         gln_exchange_received_t got;
-        w.options.across = form == 0 ? GLN_ACROSS_FLAT : GLN_ACROSS_AUTO;
+        w.options.across = form == 0 ? GLN_ACROSS_FLAT : GLN_ACROSS_HIERARCHICAL;
         CHECK_OK(gln_exchange_open(comm, &w.options, &x));
         outcome_t o = outcome_of(&w, x, &p, &got);
         sent[form] = o.dispatch.remote_bytes;

@@ -137,6 +137,17 @@ static sums_t exchange(const job_t *job, gln_exchange_t *x, double *seconds)
     return sums;
 }
 
+/* Of a pair of domains: tokens that pick one of the E/P experts of a domain. */
+static double rows_expected(const job_t *job)
+{
+    double missed = 1;
+    for (int i = 0; i < job->k; i++) {
+        double left = job->experts - i, elsewhere = left - (double)job->experts / job->ranks;
+        missed *= elsewhere > 0 ? elsewhere / left : 0;
+    }
+    return job->tokens * (1 - missed);
+}
+
 static int by_size(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
@@ -180,7 +191,8 @@ int main(int count, char **words)
                                       .hidden = job.hidden,
                                       .dtype = GLN_F32,
                                       .rows_max = job.tokens,
-                                      .across = job.form};
+                                      .across = job.form,
+                                      .rows_expected = rows_expected(&job)};
     gln_exchange_t *x = NULL;
     double *seconds = allocate((size_t)job.steps * sizeof *seconds);
     CHECK_OK(gln_exchange_open(job.comm, &options, &x));
