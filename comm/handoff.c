@@ -22,11 +22,11 @@ gln_status_t gln_handoff_open(gln_comm_t *comm, size_t bytes, gln_handoff_t **ou
     status = gln_comm_agree(comm, status, NULL);
     if (status != GLN_OK) goto release;
     int shared = comm->size > comm->nodes_count;
-    status = gln_window_open(comm, head + bytes, head, shared ? GLN_WINDOW_TRY : GLN_WINDOW_PRIVATE,
+    status = gln_window_open(comm, head + bytes, head, shared ? GLN_WINDOW_TRY : GLN_WINDOW_PLAIN,
                              &h->window, NULL, NULL);
     if (status != GLN_OK && shared) /* no partner then */
         status =
-            gln_window_open(comm, head + bytes, head, GLN_WINDOW_PRIVATE, &h->window, NULL, NULL);
+            gln_window_open(comm, head + bytes, head, GLN_WINDOW_PLAIN, &h->window, NULL, NULL);
     if (status != GLN_OK) goto release;
     h->comm = comm;
     h->partner = comm->rank ^ 1;
