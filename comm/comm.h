@@ -59,8 +59,8 @@ typedef struct gln_comm_guard {
     int (*signals)(void *ctx);
     void *ctx;
 } gln_comm_guard_t;
-/** When a wait for other ranks has ended well in this process last, a sign that they live: nanoseconds
- * of CLOCK_MONOTONIC_COARSE; 0: never. May be called by a signal handler. */
+/** When a wait for other ranks has ended well in this process last, a sign that they live:
+ * nanoseconds of CLOCK_MONOTONIC_COARSE; 0: never. May be called by a signal handler. */
 int64_t gln_comm_met_ns(void);
 /** Process-wide; copied. NULL (so it begins): none. Not called where the timeout is 0. */
 void gln_comm_set_guard(const gln_comm_guard_t *guard);

@@ -113,12 +113,20 @@ static void __attribute__((noreturn)) end_stopped(const gln_start_watch_t *watch
  * moment; ranks that leave while others are stopped in MPI_Init crash mpirun 4.1. */
 static void __attribute__((noreturn)) end_process(const gln_start_watch_t *watch, int64_t late_ms)
 {
-    static stopped_t found;
+    static stopped_t found, later;
     int mine = gln_session_environment_rank();
     found.lowest = mine;
     if (late_ms > STOPPED_MS) end_stopped(watch, mine);
     find_stopped(&found);
     if (found.lowest < mine) rest_ms(BEHIND_MS);
+    if (found.lowest < mine && found.count > 0) {
+        later.lowest = mine;
+        find_stopped(&later);
+        if (later.count == 0) { /* the lowest has spoken and killed them */
+            rest_ms(1000);
+            _Exit(GLN_EXIT_FAILED);
+        }
+    }
     if (found.count == 0) rest_ms(NONE_MS);
     fprintf(stderr, "gleaner: error: rank %d: %s did not arrive within %lld ms; operation %s\n",
             mine, found.names[0] ? found.names : "another rank (none of this host is stopped)",
