@@ -138,6 +138,8 @@ void gln_layer_rows_layout(const gln_layer_bounds_t *b, gln_arena_t *arena, gln_
     int64_t routes = b->received_routes, e = b->element_bytes;
 
     rows->instance_offset = take(arena, b->local_domains * b->per_domain + 1, 8);
+    rows->near_begin = take(arena, b->local_domains * b->per_domain, 8);
+    rows->near_end = take(arena, b->local_domains * b->per_domain, 8);
     rows->gather_index = take(arena, routes, 4);
     rows->route_row = take(arena, routes, 4);
     rows->combine_offset = take(arena, b->received_rows + 1, 4);
@@ -154,7 +156,8 @@ static void layout(gln_layer_workspace_t *w)
     int64_t pairs = b->local_domains * b->group_domains, tokens = b->local_domains * b->tokens;
     int64_t routes = b->received_routes, e = b->element_bytes;
 
-    w->items = take(arena, most(b->local_domains * b->per_domain, 1), sizeof w->items[0]);
+    w->items = take(arena, 2 * b->local_domains * b->per_domain, sizeof w->items[0]);
+    w->ranges = take(arena, b->local_domains * b->per_domain + 1, sizeof w->ranges[0]);
     w->pair_rows = take(arena, pairs, 4);
     w->pair_routes = take(arena, pairs, 4);
     w->pair_meta = take(arena, pairs, 4);
@@ -198,8 +201,16 @@ static gln_status_t open_exchange(const gln_parallel_t *parallel, const gln_kern
                                       .across = across,
                                       .received_rows_max = w->bounds.received_rows};
     gln_status_t status = gln_exchange_open(parallel->comm, &options, &w->exchange);
-    if (status == GLN_OK) w->received_x = gln_exchange_receive_buffer(w->exchange);
-    return status;
+    if (status != GLN_OK) return status;
+    w->received_x = gln_exchange_receive_buffer(w->exchange);
+    gln_exchange_near(w->exchange, &w->near_first, &w->near_count);
+    int group = parallel->first_domain / parallel->group_domains * parallel->group_domains;
+    for (int j = 0; j < parallel->group_domains;
+         ++j) /* all groups of a rank with several are here */
+        w->far_nodes |= parallel->local_domains < parallel->group_domains &&
+                        gln_comm_node_of(parallel->comm, (group + j) / parallel->local_domains) !=
+                            gln_comm_node_of(parallel->comm, gln_comm_rank(parallel->comm));
+    return GLN_OK;
 }
 
 gln_status_t gln_layer_workspace_open(const gln_parallel_t *parallel, gln_kernels_t *kernels,
