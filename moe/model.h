@@ -34,6 +34,7 @@ typedef struct gln_model_options {
                                    gln_layer_options_t; borrowed until close. NULL: no placement */
     int bias; /* 1: MoE layers have a bias parameter; always so if the router's policy has one */
     gln_exchange_across_t across; /* form of the exchange between nodes; changes no result */
+    gln_overlap_t overlap;        /* of the exchange with experts' work; changes no result */
 } gln_model_options_t;
 
 typedef struct gln_model gln_model_t;

@@ -22,6 +22,7 @@ static const char *const balances[] = {"domain", "global", NULL};
 static const char *const backends[] = {"cpu", "ref", NULL};
 static const char *const dtypes[] = {"f32", "f64", NULL};
 static const char *const exchanges[] = {"auto", "flat", "hierarchical", NULL};
+static const char *const overlaps[] = {"auto", "on", "off", NULL}; /* as gln_overlap_t */
 static const char *const routings[] = {"dropless", "train", NULL};
 static const char *const binds[] = {"auto", "none", NULL};
 static const char *const resumes[] = {"auto", "never", NULL};
@@ -120,6 +121,9 @@ static const gln_config_field_t fields[] = {
     CHOICE(parallel.exchange, exchanges, "auto",
            "rows between nodes: each for itself, or once per node and fanned out there; no result "
            "depends on it"),
+    CHOICE(parallel.overlap, overlaps, "auto",
+           "compute the experts' near rows while others travel; auto: where they travel between "
+           "nodes; no result depends on it"),
     TEXT(parallel.placement, "",
          "file of gleaner place that says which domain hosts which expert; empty: none"),
 
@@ -299,5 +303,6 @@ gln_model_options_t gln_run_model_options(const gln_run_options_t *run)
         .balance_global = run->router.balance == 1,
         .bias = gln_policy_has_bias((gln_policy_t)run->router.policy),
         .across = (gln_exchange_across_t)run->parallel.exchange,
+        .overlap = (gln_overlap_t)run->parallel.overlap,
     };
 }
