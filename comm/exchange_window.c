@@ -166,15 +166,17 @@ static char *pair_place(const gln_exchange_t *x, int peer, int s, int j)
 void gln_exchange_window_begin(gln_exchange_t *x)
 {
     x->epoch++;
+    x->window_step = 1;
     if (x->window.shared) gln_counter_post(ready_of(x, x->comm->rank), x->epoch);
 }
 
-gln_status_t gln_exchange_window_write(gln_exchange_t *x, const char *in)
+gln_status_t gln_exchange_window_write(gln_exchange_t *x, const char *in, int waits)
 {
     int j0, me = x->comm->rank;
-    for (int step = 1; step < x->group_ranks; step++) {
-        int peer = peer_at(x, step, &j0);
+    for (; x->window_step < x->group_ranks; x->window_step++) {
+        int peer = peer_at(x, x->window_step, &j0);
         if (peer < 0 || rows_sent(x, j0) == 0) continue;
+        if (!waits && !gln_counter_reached(ready_of(x, peer), x->epoch)) return GLN_OK;
         gln_status_t status = peer_await_ready(x, peer, "its receive buffer in dispatch");
         if (status != GLN_OK) return status;
         for (int j = j0; j < j0 + x->local; j++)
@@ -184,6 +186,21 @@ gln_status_t gln_exchange_window_write(gln_exchange_t *x, const char *in)
         gln_counter_post(done_of(x, me, peer), x->epoch);
     }
     return GLN_OK;
+}
+
+int gln_exchange_window_missing(const gln_exchange_t *x)
+{
+    int j0;
+    for (int step = x->window_step; step < x->group_ranks; step++) {
+        int peer = peer_at(x, step, &j0);
+        if (peer >= 0 && rows_sent(x, j0) > 0) return peer;
+    }
+    for (int step = 1; step < x->group_ranks; step++) {
+        int peer = peer_at(x, -step, &j0);
+        if (peer < 0 || rows_received(x, j0) == 0) continue;
+        if (!gln_counter_reached(done_of(x, peer, x->comm->rank), x->epoch)) return peer;
+    }
+    return -1;
 }
 
 gln_status_t gln_exchange_window_written(gln_exchange_t *x, char *out)

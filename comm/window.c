@@ -80,7 +80,7 @@ void gln_counter_post(gln_counter_t *counter, uint64_t value)
     atomic_store_explicit((_Atomic uint64_t *)&counter->value, value, memory_order_release);
 }
 
-static int reached(const gln_counter_t *counter, uint64_t value)
+int gln_counter_reached(const gln_counter_t *counter, uint64_t value)
 {
     return atomic_load_explicit((const _Atomic uint64_t *)&counter->value, memory_order_acquire) >=
            value;
@@ -97,12 +97,12 @@ gln_status_t gln_counter_await(gln_comm_t *comm, const gln_counter_t *counter, u
                                int peer, const char *what)
 {
     for (int turn = 0; turn < spins_before_yield; turn++) {
-        if (reached(counter, value)) return GLN_OK;
+        if (gln_counter_reached(counter, value)) return GLN_OK;
         pause_briefly();
     }
     gln_wait_t wait;
     gln_wait_begin(comm, what, &wait);
-    while (!reached(counter, value)) {
+    while (!gln_counter_reached(counter, value)) {
         sched_yield();
         if (gln_wait_over(&wait)) return gln_comm_late(comm, &peer, 1);
     }

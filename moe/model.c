@@ -216,7 +216,8 @@ static gln_status_t open_layers(gln_model_t *m)
                                    .balance_global = m->o.balance_global,
                                    .forward_only = !m->training,
                                    .across = m->o.across,
-                                   .wire = m->o.wire};
+                                   .wire = m->o.wire,
+                                   .overlap = m->o.overlap};
     if (m->moe_layers == 0) return GLN_OK;
     gln_status_t status = gln_layer_workspace_open(m->parallel, m->k, &options, &m->workspace);
     for (int i = 0; i < m->o.layers && status == GLN_OK; i++) {
@@ -493,6 +494,7 @@ gln_layer_times_t gln_model_times(const gln_model_t *m)
         gln_layer_times_t t = gln_layer_times(moe_layer(m, i));
         sum.router += t.router, sum.exchange += t.exchange, sum.gemm += t.gemm;
         sum.move += t.move, sum.total += t.total;
+        sum.flight += t.flight, sum.hidden += t.hidden;
     }
     return sum;
 }

@@ -22,7 +22,8 @@ static const char *const balances[] = {"domain", "global", NULL};
 static const char *const backends[] = {"cpu", "ref", NULL};
 static const char *const dtypes[] = {"f32", "f64", NULL};
 static const char *const exchanges[] = {"auto", "flat", "hierarchical", NULL};
-static const char *const wires[] = {"auto", "f32", "bf16", NULL}; /* gln_wire_t */
+static const char *const wires[] = {"auto", "f32", "bf16", NULL};  /* gln_wire_t */
+static const char *const overlaps[] = {"auto", "on", "off", NULL}; /* as gln_overlap_t */
 static const char *const routings[] = {"dropless", "train", NULL};
 static const char *const binds[] = {"auto", "none", NULL};
 static const char *const resumes[] = {"auto", "never", NULL};
@@ -124,6 +125,9 @@ static const gln_config_field_t fields[] = {
     CHOICE(parallel.wire, wires, "auto",
            "type of rows between ranks; auto: parallel.dtype; bf16 with dtype f32: half the bytes, "
            "rounded"),
+    CHOICE(parallel.overlap, overlaps, "auto",
+           "compute the experts' near rows while others travel; auto: where they travel between "
+           "nodes; no result depends on it"),
     TEXT(parallel.placement, "",
          "file of gleaner place that says which domain hosts which expert; empty: none"),
 
@@ -307,5 +311,6 @@ gln_model_options_t gln_run_model_options(const gln_run_options_t *run)
         .bias = gln_policy_has_bias((gln_policy_t)run->router.policy),
         .across = (gln_exchange_across_t)run->parallel.exchange,
         .wire = (gln_wire_t)run->parallel.wire,
+        .overlap = (gln_overlap_t)run->parallel.overlap,
     };
 }

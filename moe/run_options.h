@@ -35,7 +35,7 @@ typedef struct gln_run_options {
     } router;
     struct {
         int64_t domains, expert_replicas, threads, timeout_ms;
-        int backend, dtype, exchange;
+        int backend, dtype, exchange, overlap;
         int wire; /* gln_wire_t */
         char placement[GLN_CONFIG_TEXT_MAX];
         int bind; /* 0: auto, 1: none; changes nothing but speed */
