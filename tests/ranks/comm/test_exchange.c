@@ -550,7 +550,7 @@ static void pretended_nodes(gln_comm_t *comm, gln_dtype_t dtype)
 /* Windows used many times by ranks out of step, with rows of odd and of long lengths. */
 static void many_steps(gln_comm_t *comm)
 {
-    static const int64_t hidden[] = {1, 300, 17, 33, 1000};
+    static const int64_t hidden[] = {1, 300, 17, 33, 130};
     static const gln_dtype_t dtypes[] = {GLN_F64, GLN_F32, GLN_F64, GLN_BF16, GLN_BF16};
     for (size_t k = 0; k < sizeof hidden / sizeof *hidden; k++) {
         world_t w = world_of(comm, 4, 1, dtypes[k]);
