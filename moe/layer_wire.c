@@ -64,13 +64,13 @@ gln_status_t gln_layer_wire_dtype(const gln_kernels_t *kernels, gln_wire_t wire,
         *out = kernels->dtype;
         return GLN_OK;
     }
-    if (wire == GLN_WIRE_BF16 && kernels->dtype == GLN_F32) {
+    if (wire == GLN_WIRE_BF16 && kernels->dtype != GLN_F64) {
         *out = GLN_BF16;
         return GLN_OK;
     }
     return gln_fail(GLN_ERR_ARGUMENT,
-                    "layer: rows of %s cannot travel as wire type %s; expected auto, or with f32 "
-                    "also f32 or bf16",
+                    "layer: rows of %s cannot travel as wire type %s; expected auto, the "
+                    "layer's own type, or bf16 with f32",
                     gln_dtype_name(kernels->dtype),
                     wire == GLN_WIRE_F32    ? "f32"
                     : wire == GLN_WIRE_BF16 ? "bf16"

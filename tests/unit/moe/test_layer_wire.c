@@ -222,7 +222,7 @@ Test(layer_wire, refusals)
     gln_layer_t *layer = NULL;
     wired_open(2, 1, 1, GLN_WIRE_BF16, &n);
     gln_layer_options_t o = n.options;
-    const char *text = "expected auto, or with f32 also f32 or bf16";
+    const char *text = "expected auto, the layer's own type, or bf16 with f32";
     for (int wire = GLN_WIRE_F32; wire <= GLN_WIRE_BF16 + 1; ++wire) { /* the world is in f64 */
         o.wire = (gln_wire_t)wire;
         cr_expect_eq(gln_layer_workspace_open(&n.w.parallel, n.w.kernels, &o, &workspace),
