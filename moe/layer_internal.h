@@ -61,7 +61,7 @@ struct gln_layer_workspace {
     gln_layer_range_t *ranges;  /* [max(D/P * L, D/P) + 1] */
     int near_first, near_count; /* gln_exchange_near */
     int far_nodes;              /* are there sources on other nodes? */
-    double progressed;          /* when the exchange was last moved on */
+    double progress_at;         /* when the exchange is to be moved on next */
     /* send description */
     int32_t *pair_rows, *pair_routes, *pair_meta; /* [D/P * G] */
     int32_t *row_token;                           /* [sent_rows] */

@@ -10,8 +10,10 @@
 
 #include "base/log.h"
 
-/* Between two looks at the exchange: about what a look costs on a loaded machine, times ten. */
-static const double PROGRESS_S = 50e-6;
+/* Between two looks at the exchange; and after a look that took long (MPI may hand the core to
+ * others when it finds nothing, if told to) as many times as long, so that looking stays a small
+ * share. */
+static const double PROGRESS_S = 50e-6, PROGRESS_TIMES = 4;
 
 int gln_layer_overlaps(const gln_layer_t *layer)
 {
@@ -252,13 +254,14 @@ static void progress(void *ctx)
     gln_layer_workspace_t *w = ctx;
     double now = gln_layer_now();
 
-    if (now - w->progressed < PROGRESS_S) return;
+    if (now < w->progress_at) return;
     gln_exchange_progress(w->exchange);
-    w->progressed = gln_layer_now();
+    double end = gln_layer_now(), pause = PROGRESS_TIMES * (end - now);
+    w->progress_at = end + (pause > PROGRESS_S ? pause : PROGRESS_S);
 }
 
 void gln_layer_drive(gln_layer_t *layer, int on)
 {
-    layer->workspace->progressed = 0;
+    layer->workspace->progress_at = 0;
     gln_pool_set_hook(layer->kernels->pool, on ? progress : NULL, layer->workspace);
 }
