@@ -133,7 +133,7 @@ gln_status_t gln_layer_set_plan(gln_layer_t *layer);
 void gln_layer_place_rows(gln_layer_t *layer);
 /* Parts of the work (layer_part.c). Near rows of an instance are one run, as its sources stand in
  * domain order. */
-/** Is anything to be computed while rows are under way? */
+/** Is anything to be computed while rows are under way? A plan must be set. */
 int gln_layer_overlaps(const gln_layer_t *layer);
 gln_layer_part_t gln_layer_part_of(const gln_layer_t *layer, int which);
 /** The near rows cut in two of about equal work, at an instance. Depends on the plan alone. */
