@@ -26,7 +26,7 @@ typedef enum gln_wire {
 /* Rows of experts that are near (gln_exchange_near: this rank's, rectified ones among them, and the
  * node's) can be computed while others are under way. Changes no result. */
 typedef enum gln_overlap {
-    GLN_OVERLAP_AUTO = 0, /* where rows travel between nodes */
+    GLN_OVERLAP_AUTO = 0, /* where rows travel between nodes, and 64 near ones per expert or more */
     GLN_OVERLAP_ON,       /* where any rows travel by message */
     GLN_OVERLAP_OFF
 } gln_overlap_t;

@@ -62,7 +62,7 @@ struct gln_layer_workspace {
     gln_layer_range_t *ranges;  /* [max(D/P * L, D/P) + 1] */
     int near_first, near_count; /* gln_exchange_near */
     int far_nodes;              /* are there sources on other nodes? */
-    double progressed;          /* when the exchange was last moved on */
+    double progress_at;         /* when the exchange is to be moved on next */
     /* send description */
     int32_t *pair_rows, *pair_routes, *pair_meta; /* [D/P * G] */
     int32_t *row_token;                           /* [sent_rows] */
@@ -148,7 +148,7 @@ void gln_layer_wire_returned(gln_layer_t *layer, void *tokens);
 
 /* Parts of the work (layer_part.c). Near rows of an instance are one run, as its sources stand in
  * domain order. */
-/** Is anything to be computed while rows are under way? */
+/** Is anything to be computed while rows are under way? A plan must be set. */
 int gln_layer_overlaps(const gln_layer_t *layer);
 gln_layer_part_t gln_layer_part_of(const gln_layer_t *layer, int which);
 /** The near rows cut in two of about equal work, at an instance. Depends on the plan alone. */

@@ -127,7 +127,7 @@ static const gln_config_field_t fields[] = {
            "rounded"),
     CHOICE(parallel.overlap, overlaps, "auto",
            "compute the experts' near rows while others travel; auto: where they travel between "
-           "nodes; no result depends on it"),
+           "nodes and are not few; no result depends on it"),
     TEXT(parallel.placement, "",
          "file of gleaner place that says which domain hosts which expert; empty: none"),
 
