@@ -45,6 +45,8 @@ struct gln_pool {
     pthread_mutex_t mutex;
     pthread_cond_t wake_workers;
     pthread_cond_t wake_caller;
+    gln_pool_hook_fn hook; /* of the caller's thread alone */
+    void *hook_ctx;
     int threads_count;
     int started_count;
     worker_t workers[]; /* [threads_count - 1] */
@@ -87,6 +89,7 @@ static void work(gln_pool_t *pool, int worker)
             pthread_cond_signal(&pool->wake_caller);
             pthread_mutex_unlock(&pool->mutex);
         }
+        if (worker == 0 && pool->hook) pool->hook(pool->hook_ctx);
         ticket = atomic_load(&pool->ticket);
     }
 }
@@ -140,6 +143,8 @@ static void *worker_main(void *argument)
 
 static void wait_done(gln_pool_t *pool)
 {
+    for (; pool->hook && !is_done(pool, 0); sched_yield())
+        pool->hook(pool->hook_ctx);
     if (spin_until(is_done, pool, 0)) return;
     pthread_mutex_lock(&pool->mutex);
     atomic_store(&pool->caller_sleeps, true);
@@ -163,8 +168,10 @@ void gln_pool_run(gln_pool_t *pool, int tasks_count, gln_task_fn task, void *ctx
     GLN_ASSERT(!atomic_load_explicit(&pool->running, memory_order_relaxed));
     atomic_store_explicit(&pool->running, true, memory_order_relaxed);
     if (pool->threads_count == 1 || tasks_count <= 1) {
-        for (int i = 0; i < tasks_count; i++)
+        for (int i = 0; i < tasks_count; i++) {
             task(ctx, i, 0);
+            if (pool->hook) pool->hook(pool->hook_ctx);
+        }
     } else {
         atomic_store_explicit(&pool->task, task, memory_order_relaxed);
         atomic_store_explicit(&pool->ctx, ctx, memory_order_relaxed);
@@ -177,6 +184,13 @@ void gln_pool_run(gln_pool_t *pool, int tasks_count, gln_task_fn task, void *ctx
         wait_done(pool);
     }
     atomic_store_explicit(&pool->running, false, memory_order_relaxed);
+}
+
+void gln_pool_set_hook(gln_pool_t *pool, gln_pool_hook_fn hook, void *ctx)
+{
+    GLN_ASSERT(!atomic_load_explicit(&pool->running, memory_order_relaxed));
+    pool->hook = hook;
+    pool->hook_ctx = ctx;
 }
 
 /* Workers take no signals: handlers run on the threads of the program that opened the pool. */

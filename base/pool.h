@@ -25,6 +25,13 @@ gln_status_t gln_pool_open(int threads_count, gln_pool_t **out);
  *  must not call it. Allocates nothing. Idle workers spin briefly, then sleep. */
 void gln_pool_run(gln_pool_t *pool, int tasks_count, gln_task_fn task, void *ctx);
 
+/** From now on gln_pool_run calls `hook` on its caller's thread after each task it did itself and
+ *  while it waits for the others (which it then does awake): for what has to be moved on during
+ * long runs. A hook must be short, must not call gln_pool_run, and has no part in the result. NULL:
+ * none. Not from inside a run. */
+typedef void (*gln_pool_hook_fn)(void *ctx);
+void gln_pool_set_hook(gln_pool_t *pool, gln_pool_hook_fn hook, void *ctx);
+
 int gln_pool_threads(const gln_pool_t *pool);
 
 /** Stop and join the threads. Takes NULL. */

@@ -29,6 +29,8 @@ typedef struct gln_comm_ops {
     gln_status_t (*send)(gln_comm_t *comm, int peer, const void *data, size_t bytes);
     gln_status_t (*receive)(gln_comm_t *comm, int peer, void *data, size_t bytes);
     gln_status_t (*wait)(gln_comm_t *comm); /* for all that was started */
+    /* *done: has all that was started arrived? Moves it on, never waits; wait may still follow. */
+    gln_status_t (*test)(gln_comm_t *comm, int *done);
     /* Memory of `bytes` that the ranks of this node (comm->nodes) share: bases[r], for every rank r
      * of the node, is the start of that rank's part here. COLLECTIVE. */
     gln_status_t (*window_open)(gln_comm_t *comm, size_t bytes, void **bases, void **handle);

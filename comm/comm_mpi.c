@@ -255,6 +255,17 @@ static gln_status_t mpi_wait(gln_comm_t *comm)
     return GLN_OK;
 }
 
+static gln_status_t mpi_test(gln_comm_t *comm, int *done)
+{
+    mpi_comm_t *m = of(comm);
+    gln_status_t status = usable(comm);
+    if (status != GLN_OK) return status;
+    int code = MPI_Testall(m->count, m->requests, done, m->statuses);
+    if (code != MPI_SUCCESS) return message_failed(m, code);
+    if (*done) m->count = 0;
+    return GLN_OK;
+}
+
 static void __attribute__((noreturn)) mpi_abort(gln_comm_t *comm, int exit_status)
 {
     (void)comm;
@@ -410,6 +421,7 @@ static const gln_comm_ops_t mpi_ops = {
     .send = mpi_send,
     .receive = mpi_receive,
     .wait = mpi_wait,
+    .test = mpi_test,
     .window_open = mpi_window_open,
     .window_close = mpi_window_close,
     .window_room = mpi_window_room,

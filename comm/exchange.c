@@ -1,13 +1,13 @@
-/* Moving rows along a plan. Between ranks of one node rows go through shared memory if the path
- * says so: exchange_window.c, which is called from here between starting messages and waiting for
- * them. For all else: every pair of ranks exchanges one message per destination domain, straight
- * into its place: the received order is by destination domain and source domain, and a rank hosts
- * consecutive domains, so that the rows of one source rank for one domain lie together. G - Dl
- * messages leave each rank per call; ranks begin with their right-hand neighbour. Rows that leave
- * the rank are gathered once into the staging buffer (one read, one write each) and received
- * without a copy; rows that stay are gathered once into their place while the others travel. On the
- * way back results leave from where they lie, arrive in the staging buffer, and every token sums
- * its rows from there: one read per row, one write per token.
+/* Moving rows along a plan. What is done when is in exchange_flight.c. Between ranks of one node
+ * rows go through shared memory if the path says so: exchange_window.c. For all else: every pair of
+ * ranks exchanges one message per destination domain, straight into its place: the received order
+ * is by destination domain and source domain, and a rank hosts consecutive domains, so that the
+ * rows of one source rank for one domain lie together. G - Dl messages leave each rank per call;
+ * ranks begin with their right-hand neighbour. Rows that leave the rank are gathered once into the
+ * staging buffer (one read, one write each) and received without a copy; rows that stay are
+ * gathered once into their place while the others travel. On the way back results leave from where
+ * they lie, arrive in the staging buffer, and every token sums its rows from there: one read per
+ * row, one write per token.
  *
  * The sum is the binary tree over the domain's index in its group. With the rows in ascending
  * order, the level at which two neighbours meet is the highest bit in which their indices differ;
@@ -90,15 +90,14 @@ static int64_t block_staged(const gln_exchange_t *x, const gln_exchange_flow_t *
     return flow->stage_offset[(j + 1) * x->local] - *first;
 }
 
-gln_status_t gln_exchange_forward(gln_exchange_t *x, const gln_exchange_flow_t *flow, size_t unit,
-                                  const void *in, void *out)
+gln_status_t gln_exchange_forward_post(gln_exchange_t *x, const gln_exchange_flow_t *flow,
+                                       size_t unit, const void *in, void *out)
 {
     const gln_comm_ops_t *ops = x->comm->ops;
     gln_status_t status = GLN_OK;
     int64_t first;
-    int j0, by_node = flow == &x->rows && x->node.nodes > 0;
-    if (flow == &x->rows) gln_exchange_window_begin(x);
-    if (by_node) status = gln_exchange_node_dispatch_start(x, in);
+    int j0;
+    if (flow == &x->rows && x->node.nodes > 0) status = gln_exchange_node_dispatch_start(x, in);
     if (status != GLN_OK) return status;
     for (int step = 1; step < x->group_ranks; step++) {
         int peer = peer_of(x, -step, &j0);
@@ -135,17 +134,18 @@ gln_status_t gln_exchange_forward(gln_exchange_t *x, const gln_exchange_flow_t *
             else
                 gln_exchange_pair_copy(x, flow, unit, in, s, j, to);
         }
-    if (flow == &x->rows) status = gln_exchange_window_write(x, in);
-    if (status == GLN_OK) status = ops->wait(x->comm);
-    if (status == GLN_OK && by_node) status = gln_exchange_node_dispatch_finish(x, out);
-    if (status == GLN_OK && flow == &x->rows) status = gln_exchange_window_written(x, out);
-    return status;
+    return GLN_OK;
 }
 
-/* The way back: from `in` (received order) to the staging buffer of the source. What stays inside
- * this rank stays where it is. */
-static gln_status_t backward(gln_exchange_t *x, const gln_exchange_flow_t *flow, size_t unit,
-                             const void *in)
+gln_status_t gln_exchange_forward(gln_exchange_t *x, const gln_exchange_flow_t *flow, size_t unit,
+                                  const void *in, void *out)
+{
+    gln_status_t status = gln_exchange_forward_post(x, flow, unit, in, out);
+    return status == GLN_OK ? x->comm->ops->wait(x->comm) : status;
+}
+
+gln_status_t gln_exchange_backward_post(gln_exchange_t *x, const gln_exchange_flow_t *flow,
+                                        size_t unit, const void *in)
 {
     const gln_comm_ops_t *ops = x->comm->ops;
     gln_status_t status = GLN_OK;
@@ -173,11 +173,11 @@ static gln_status_t backward(gln_exchange_t *x, const gln_exchange_flow_t *flow,
             if (status != GLN_OK) return status;
         }
     }
-    return ops->wait(x->comm);
+    return GLN_OK;
 }
 
 /* Where the rows of every sent pair lie now, those of node peers excepted. */
-static void pair_rows_set(gln_exchange_t *x, const char *in)
+void gln_exchange_pair_rows_set(gln_exchange_t *x, const char *in)
 {
     for (int s = 0; s < x->local; s++)
         for (int j = 0; j < x->group; j++) {
@@ -227,64 +227,21 @@ void gln_exchange_token_sum(gln_exchange_t *x, const gln_exchange_entry_t *entri
     }
 }
 
-static gln_status_t planned(const gln_exchange_t *x, const char *function)
+gln_status_t gln_exchange_check(const gln_exchange_t *x, const char *function)
 {
     if (!x) return gln_fail(GLN_ERR_ARGUMENT, "%s: expected an exchange, found NULL", function);
     if (!x->planned)
         return gln_fail(GLN_ERR_ARGUMENT, "%s: no plan is set; call gln_exchange_plan first",
                         function);
+    if (x->flight.kind != GLN_FLIGHT_NONE)
+        return gln_fail(GLN_ERR_ARGUMENT, "%s: a %s is under way; finish it first", function,
+                        x->flight.kind == GLN_FLIGHT_DISPATCH ? "dispatch" : "combine");
     return GLN_OK;
-}
-
-gln_status_t gln_exchange_dispatch(gln_exchange_t *x, const void *in, void *out)
-{
-    gln_status_t status = planned(x, "gln_exchange_dispatch");
-    if (status != GLN_OK) return status;
-    int pairs = x->local * x->group;
-    GLN_ASSERT(in || x->rows.sent_offset[pairs] == 0);
-    GLN_ASSERT(out || x->rows.received_offset[pairs] == 0);
-    x->traffic = x->traffic_dispatch;
-    x->comm->place->operation = "dispatch";
-    status = gln_exchange_forward(x, &x->rows, x->row_bytes, in, out);
-    x->comm->place->operation = NULL;
-    return status;
-}
-
-gln_status_t gln_exchange_combine(gln_exchange_t *x, const void *in, void *out)
-{
-    gln_status_t status = planned(x, "gln_exchange_combine");
-    if (status != GLN_OK) return status;
-    GLN_ASSERT(in || x->rows.received_offset[x->local * x->group] == 0);
-    GLN_ASSERT(out);
-    x->traffic = x->traffic_combine;
-    x->comm->place->operation = "combine";
-    gln_exchange_window_show(x, in);
-    status = backward(x, &x->rows, x->row_bytes, in);
-    if (status == GLN_OK) pair_rows_set(x, in);
-    if (status == GLN_OK) status = gln_exchange_window_find(x);
-    if (status != GLN_OK) {
-        x->comm->place->operation = NULL;
-        return status;
-    }
-    int64_t tokens = x->local * x->options.tokens;
-    for (int64_t t = 0; t < tokens; t++) {
-        const gln_exchange_entry_t *entries = x->entries + x->token_entry[t];
-        int64_t count = x->token_entry[t + 1] - x->token_entry[t];
-        const char *const *rows = x->pair_rows + t / x->options.tokens * x->group;
-        char *sum = (char *)out + (size_t)t * x->row_bytes;
-        if (count == 0)
-            memset(sum, 0, x->row_bytes);
-        else
-            gln_exchange_token_sum(x, entries, count, rows, sum);
-    }
-    status = gln_exchange_window_read(x);
-    x->comm->place->operation = NULL;
-    return status;
 }
 
 gln_status_t gln_exchange_scalars(gln_exchange_t *x, const void *in, void *out)
 {
-    gln_status_t status = planned(x, "gln_exchange_scalars");
+    gln_status_t status = gln_exchange_check(x, "gln_exchange_scalars");
     if (status != GLN_OK) return status;
     const gln_exchange_flow_t *flow = &x->scalars;
     int pairs = x->local * x->group;
@@ -292,7 +249,8 @@ gln_status_t gln_exchange_scalars(gln_exchange_t *x, const void *in, void *out)
     GLN_ASSERT(out || flow->sent_offset[pairs] == 0);
     size_t unit = x->scalar_bytes;
     x->comm->place->operation = "scalars";
-    status = backward(x, flow, unit, in);
+    status = gln_exchange_backward_post(x, flow, unit, in);
+    if (status == GLN_OK) status = x->comm->ops->wait(x->comm);
     x->comm->place->operation = NULL;
     if (status != GLN_OK) return status;
     for (int s = 0; s < x->local; s++)

@@ -129,8 +129,8 @@ int64_t gln_exchange_receive_max(const gln_exchange_t *x);
 gln_status_t gln_exchange_plan(gln_exchange_t *x, const gln_exchange_send_t *send,
                                gln_exchange_received_t *received);
 
-/** Send every planned row. @param in [D/P * T, H] local domains' tokens; @param out [rows_count,
- * H]. */
+/** Send every planned row: start and finish in one. @param in [D/P * T, H] local domains' tokens;
+ * @param out [rows_count, H]. */
 gln_status_t gln_exchange_dispatch(gln_exchange_t *x, const void *in, void *out);
 
 /** Return one row per received row and sum them per token: over destination domains in the binary
@@ -138,6 +138,47 @@ gln_status_t gln_exchange_dispatch(gln_exchange_t *x, const void *in, void *out)
  * node of the tree rounds to dtype. Tokens without rows get zeros.
  *  @param in [rows_count, H] in received order; @param out [D/P * T, H], overwritten. */
 gln_status_t gln_exchange_combine(gln_exchange_t *x, const void *in, void *out);
+
+/* Dispatch and combine in parts, to compute in between. COLLECTIVE each, but a rank may choose
+ * parts or the whole for itself. One of them at a time; until it is finished nothing else may be
+ * called on the exchange or its communicator but what stands here. `in` and `out` are borrowed
+ * until then. On an error it is over, except in progress and near, after which the finish returns
+ * the same error.
+ *
+ * Rows are near or far. Near are the sources gln_exchange_near tells: this rank and the node peers
+ * beside it that share memory with it; far ones come by message.
+ *
+ *     gln_exchange_dispatch_start(x, in, out);  rows that stay on this rank are in `out`
+ *     gln_exchange_dispatch_near(x);            so are the near ones; may be left out
+ *     ... compute on them, calling gln_exchange_progress now and then ...
+ *     gln_exchange_dispatch_finish(x);          all are
+ *     ... compute on the far ones ...
+ *     gln_exchange_combine_start(x, in, out);   the far ones must be in `in`
+ *     ... compute on the near ones, calling gln_exchange_progress now and then ...
+ *     gln_exchange_combine_finish(x);           they must be in `in`
+ *
+ *  @return as the whole; GLN_ERR_ARGUMENT when something is under way already (start) or the right
+ *          thing is not (near, finish). */
+gln_status_t gln_exchange_dispatch_start(gln_exchange_t *x, const void *in, void *out);
+gln_status_t gln_exchange_dispatch_near(gln_exchange_t *x);
+gln_status_t gln_exchange_dispatch_finish(gln_exchange_t *x);
+gln_status_t gln_exchange_combine_start(gln_exchange_t *x, const void *in, void *out);
+gln_status_t gln_exchange_combine_finish(gln_exchange_t *x);
+/** Move on what is under way; never waits. Without calls messages advance as far as MPI does by
+ * itself, which on TCP is what fits the sockets. Does nothing when nothing is under way. */
+gln_status_t gln_exchange_progress(gln_exchange_t *x);
+
+/** The near sources, for every local domain: domains [first, first + count) of its group. All G
+ * where nothing comes by message. */
+void gln_exchange_near(const gln_exchange_t *x, int *first, int *count);
+
+/* Seconds of this rank, over all dispatches and combines since open. */
+typedef struct gln_exchange_times {
+    double flight_s; /* from the start until the last row was seen to have arrived */
+    double hidden_s; /* of it: outside the exchange, computing. The rest was exposed: spent in the
+                        exchange's calls, copying or waiting */
+} gln_exchange_times_t;
+gln_exchange_times_t gln_exchange_times(const gln_exchange_t *x);
 
 /** Return one scalar per received scalar to its source.
  *  @param in  [sum of received scalars] in received order, of type acc(dtype)

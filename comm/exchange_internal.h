@@ -1,8 +1,8 @@
 /* Inside of an exchange, for exchange.c (moving), exchange_plan.c (opening and planning) and
- * exchange_node.c (the hierarchical form between nodes) and exchange_window.c (rows inside the node
- * through shared memory). In comments Dl = D/P: domains of one rank; M nodes share a group, each
- * hosts N of its ranks and W = N*Dl of its domains. Pairs as the header counts them: s*G + j for
- * the source, i*G + j for the destination. */
+ * exchange_node.c (the hierarchical form between nodes), exchange_window.c (rows inside the node
+ * through shared memory) and exchange_flight.c (what happens when). In comments Dl = D/P: domains
+ * of one rank; M nodes share a group, each hosts N of its ranks and W = N*Dl of its domains. Pairs
+ * as the header counts them: s*G + j for the source, i*G + j for the destination. */
 #ifndef GLN_COMM_EXCHANGE_INTERNAL_H
 #define GLN_COMM_EXCHANGE_INTERNAL_H
 
@@ -57,6 +57,20 @@ typedef struct gln_exchange_node {
     char *relay;       /* rows for (dispatch) or from (combine) other ranks of this node */
 } gln_exchange_node_t;
 
+/* A dispatch or combine between its start and its finish; see exchange_flight.c. */
+typedef struct gln_exchange_flight {
+    enum { GLN_FLIGHT_NONE = 0, GLN_FLIGHT_DISPATCH, GLN_FLIGHT_COMBINE } kind;
+    int hop;    /* of the messages: 0, then 1 in the hierarchical form; 2: all have arrived */
+    int near;   /* dispatch: the rows of node peers are in their place */
+    int landed; /* everything has arrived, as far as this rank has noticed */
+    const char *in;
+    char *out;
+    gln_status_t status; /* of a call that failed; the finish returns it again */
+    int64_t began_ns, entered_ns, inside_ns; /* start; this call; in all calls of this flight */
+    int64_t hidden_ns;                       /* messages under way and no call */
+    gln_exchange_times_t times;              /* of all flights that were finished */
+} gln_exchange_flight_t;
+
 struct gln_exchange {
     gln_comm_t *comm;
     gln_exchange_options_t options;
@@ -84,7 +98,8 @@ struct gln_exchange {
     uint64_t epoch;                     /* dispatches and combines so far */
     const gln_counter_t *window_next;   /* dispatch: `ready` of the next peer to get rows, if any */
     int window_step;                    /* which neighbour to the right that is */
-    char *sums;                         /* [levels, H] partial sums of one token */
+    gln_exchange_flight_t flight;
+    char *sums; /* [levels, H] partial sums of one token */
     gln_traffic_t traffic_dispatch, traffic_combine, traffic;
     gln_exchange_node_t node;
     char form_reason[320], path_reason[GLN_WINDOW_REASON];
@@ -108,11 +123,13 @@ int gln_exchange_window_has(const gln_exchange_t *x, int rank);
 /** Tell peers the plan's offsets. */
 void gln_exchange_window_plan(gln_exchange_t *x);
 /** Dispatch: allow peers to write; copy a pair that stays on this rank, and in between write to
- * peers that allow it; write to the rest; wait for theirs, and copy where `out` is not the receive
- * buffer. */
+ * peers that allow it; write to the rest, to all or to those that are ready in turn; who still has
+ * to be written to or to write here, -1: nobody; wait for theirs, and copy where `out` is not the
+ * receive buffer. */
 void gln_exchange_window_begin(gln_exchange_t *x);
 void gln_exchange_window_own(gln_exchange_t *x, const char *in, int s, int j, char *to);
-gln_status_t gln_exchange_window_write(gln_exchange_t *x, const char *in);
+gln_status_t gln_exchange_window_write(gln_exchange_t *x, const char *in, int waits);
+int gln_exchange_window_missing(const gln_exchange_t *x);
 gln_status_t gln_exchange_window_written(gln_exchange_t *x, char *out);
 /** Combine: show peers the results; wait for theirs and note where they lie (x->pair_rows); say
  * that all were read, and wait until the own ones were. */
@@ -120,10 +137,22 @@ void gln_exchange_window_show(gln_exchange_t *x, const char *in);
 gln_status_t gln_exchange_window_find(gln_exchange_t *x);
 gln_status_t gln_exchange_window_read(gln_exchange_t *x);
 
-/** Send what the pairs of `flow` carry from `in` (caller's order; rows are gathered by row_source)
- * to `out` (received order). */
+/** Start the messages that carry the pairs of `flow` from `in` (caller's order; rows are gathered
+ * by row_source) to `out` (received order), and copy what stays on this rank. ops->wait ends. */
+gln_status_t gln_exchange_forward_post(gln_exchange_t *x, const gln_exchange_flow_t *flow,
+                                       size_t unit, const void *in, void *out);
+/** The way back: from `in` (received order) to the staging buffer of the source. What stays inside
+ * this rank stays where it is. ops->wait ends. */
+gln_status_t gln_exchange_backward_post(gln_exchange_t *x, const gln_exchange_flow_t *flow,
+                                        size_t unit, const void *in);
+/** Forward, to its end; not for rows. */
 gln_status_t gln_exchange_forward(gln_exchange_t *x, const gln_exchange_flow_t *flow, size_t unit,
                                   const void *in, void *out);
+
+/** GLN_OK where a plan is set and nothing is under way; reports what is not so. */
+gln_status_t gln_exchange_check(const gln_exchange_t *x, const char *function);
+/** Where the rows of every sent pair lie when all have come back, those of node peers excepted. */
+void gln_exchange_pair_rows_set(gln_exchange_t *x, const char *in);
 
 /** out [H] = tree over `count` >= 1 entries in ascending domain.
  *  @param rows where the rows of every domain of the entries begin */
@@ -146,11 +175,14 @@ void gln_exchange_node_layout(gln_exchange_t *x, gln_arena_t *arena);
 /** After the flat plan is complete: turn the entries of each remote node into one, and tell the
  * gateways. COLLECTIVE over the group. Adds to both counts of traffic. */
 gln_status_t gln_exchange_node_plan(gln_exchange_t *x);
-/** Dispatch: start sending between nodes; after ops->wait, fan out inside this one. */
+/** Dispatch: start sending between nodes; when that has arrived, start fanning out inside this one.
+ */
 gln_status_t gln_exchange_node_dispatch_start(gln_exchange_t *x, const char *in);
-gln_status_t gln_exchange_node_dispatch_finish(gln_exchange_t *x, char *out);
-/** Combine: sum inside the node, start returning sums to where x->entries point; ops->wait ends. */
+gln_status_t gln_exchange_node_fan_out(gln_exchange_t *x, char *out);
+/** Combine: start collecting at the gateways of this node; when that has arrived, sum and start
+ * returning sums to where x->entries point. */
 gln_status_t gln_exchange_node_combine_start(gln_exchange_t *x, const char *in);
+gln_status_t gln_exchange_node_sums_return(gln_exchange_t *x, const char *in);
 
 #ifdef __cplusplus
 }

@@ -384,7 +384,7 @@ static int64_t block_gather(const gln_exchange_t *x, int b, int w, char *to)
     return count;
 }
 
-gln_status_t gln_exchange_node_dispatch_finish(gln_exchange_t *x, char *out)
+gln_status_t gln_exchange_node_fan_out(gln_exchange_t *x, char *out)
 {
     gln_exchange_node_t *n = &x->node;
     const gln_comm_ops_t *ops = x->comm->ops;
@@ -414,11 +414,10 @@ gln_status_t gln_exchange_node_dispatch_finish(gln_exchange_t *x, char *out)
         for (int b = 0; b < n->nodes; b++)
             if (b != n->own && block_of(x, i, b, n->index, &first) > 0)
                 block_gather(x, b, n->index * x->local + i, out + (size_t)first * x->row_bytes);
-    return ops->wait(x->comm);
+    return GLN_OK;
 }
 
-/* Rows for other nodes to the gateways of this one. */
-static gln_status_t blocks_return(gln_exchange_t *x, const char *in)
+gln_status_t gln_exchange_node_combine_start(gln_exchange_t *x, const char *in)
 {
     gln_exchange_node_t *n = &x->node;
     const gln_comm_ops_t *ops = x->comm->ops;
@@ -444,7 +443,7 @@ static gln_status_t blocks_return(gln_exchange_t *x, const char *in)
                           (size_t)count * x->row_bytes);
             if (status != GLN_OK) return status;
         }
-    return ops->wait(x->comm);
+    return GLN_OK;
 }
 
 /* Where the results for the source of node b lie: on this rank, or passed on from others. */
@@ -460,11 +459,11 @@ static void hub_rows_set(gln_exchange_t *x, int b, const char *in)
     }
 }
 
-gln_status_t gln_exchange_node_combine_start(gln_exchange_t *x, const char *in)
+gln_status_t gln_exchange_node_sums_return(gln_exchange_t *x, const char *in)
 {
     gln_exchange_node_t *n = &x->node;
     const gln_comm_ops_t *ops = x->comm->ops;
-    gln_status_t status = blocks_return(x, in);
+    gln_status_t status = GLN_OK;
     for (int step = 1; step < n->nodes && status == GLN_OK; step++) {
         int b = node_at(x, -step);
         if (n->sent[b] > 0)

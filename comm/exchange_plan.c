@@ -391,6 +391,9 @@ gln_status_t gln_exchange_plan(gln_exchange_t *x, const gln_exchange_send_t *sen
         return gln_fail(GLN_ERR_ARGUMENT,
                         "gln_exchange_plan: expected an exchange and a place for the "
                         "result, found NULL");
+    if (x->flight.kind != GLN_FLIGHT_NONE)
+        return gln_fail(GLN_ERR_ARGUMENT,
+                        "gln_exchange_plan: a dispatch or combine is under way; finish it first");
     x->planned = 0;
     gln_status_t status = send_take(x, send);
     x->comm->place->operation = "plan";

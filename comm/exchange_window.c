@@ -270,15 +270,28 @@ void gln_exchange_window_own(gln_exchange_t *x, const char *in, int s, int j, ch
     pair_gather(x, in, s * x->group + j, ready_peers_write, to);
 }
 
-gln_status_t gln_exchange_window_write(gln_exchange_t *x, const char *in)
+gln_status_t gln_exchange_window_write(gln_exchange_t *x, const char *in, int waits)
 {
     while (x->window_next) {
+        if (!waits && !gln_counter_reached(x->window_next, x->epoch)) return GLN_OK;
         int j0, peer = peer_at(x, x->window_step, &j0);
         gln_status_t status = peer_await_ready(x, peer, "its receive buffer in dispatch");
         if (status != GLN_OK) return status;
         peer_write(x, in);
     }
     return GLN_OK;
+}
+
+int gln_exchange_window_missing(const gln_exchange_t *x)
+{
+    int j0;
+    if (x->window_next) return peer_at(x, x->window_step, &j0);
+    for (int step = 1; step < x->group_ranks; step++) {
+        int peer = peer_at(x, -step, &j0);
+        if (peer < 0 || rows_received(x, j0) == 0) continue;
+        if (!gln_counter_reached(done_of(x, peer, x->comm->rank), x->epoch)) return peer;
+    }
+    return -1;
 }
 
 gln_status_t gln_exchange_window_written(gln_exchange_t *x, char *out)

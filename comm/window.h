@@ -47,7 +47,7 @@ gln_status_t gln_window_open(gln_comm_t *comm, size_t bytes, size_t head, gln_wi
 void gln_window_close(gln_window_t *window);
 
 void gln_counter_post(gln_counter_t *counter, uint64_t value);
-/** Without waiting. */
+/** Has `counter` reached `value`? Never waits. */
 int gln_counter_reached(const gln_counter_t *counter, uint64_t value);
 /** Wait until `counter` has reached `value`: spins, then yields the core, and looks at the clock
  * now and then. @param peer who has to post it; @param what it is waited for, static storage, for

@@ -188,7 +188,9 @@ static gln_status_t open_layer(bench_t *b)
                                        .hidden = model.hidden,
                                        .expert_hidden = model.expert_hidden,
                                        .router = model.router,
-                                       .wire = model.wire};
+                                       .wire = model.wire,
+                                       .across = model.across,
+                                       .overlap = model.overlap};
     gln_backend_t backend = b->run.parallel.backend == 0 ? GLN_BACKEND_CPU : GLN_BACKEND_REF;
     gln_status_t status = gln_pool_open(b->machine.threads, &b->pool);
     if (status == GLN_OK) status = gln_kernels_open(backend, dtype_of(b), b->pool, &b->kernels);
@@ -264,6 +266,8 @@ static gln_status_t repeat(bench_t *b)
         b->times.gemm += times.gemm;
         b->times.move += times.move;
         b->times.total += times.total;
+        b->times.flight += times.flight;
+        b->times.hidden += times.hidden;
     }
     free(all);
     return status;
@@ -288,6 +292,8 @@ static gln_status_t gather(bench_t *b)
         b->times.gemm += all[r].times.gemm;
         b->times.move += all[r].times.move;
         b->times.total += all[r].times.total;
+        b->times.flight += all[r].times.flight;
+        b->times.hidden += all[r].times.hidden;
         gln_ledger_add(&b->ledger, &all[r].ledger);
     }
     free(all);
@@ -305,6 +311,7 @@ typedef struct figures {
     double layer_median, layer_min, gemm_median, gemm_min; /* seconds */
     double layer_flops, gemm_flops;                        /* of one repetition, all ranks */
     double tokens, rows;                                   /* all ranks */
+    double calls; /* of the layer: repetitions of all ranks */
     double ratio; /* of median rates: layer / plain product */
 } figures_t;
 
@@ -320,6 +327,7 @@ static figures_t reckon(bench_t *b)
     r.gemm_median = b->gemm_seconds[b->repeat / 2];
     r.gemm_min = b->gemm_seconds[0];
     r.tokens = (double)b->ledger.tokens;
+    r.calls = (double)b->repeat * b->session.ranks;
     r.rows = (double)(b->ledger.routed + b->ledger.filled + b->ledger.rect_rows);
     r.layer_flops = 3 * (6 * r.rows * h * f + 2 * r.tokens * h * (double)b->run.model.experts);
     r.gemm_flops = 2 * pow((double)b->gemm_n, 3) * b->session.ranks;
@@ -348,6 +356,9 @@ static gln_status_t print_json(const bench_t *b, const figures_t *r)
                  {"router_share", b->times.router / b->times.total},
                  {"exchange_share", b->times.exchange / b->times.total},
                  {"move_share", b->times.move / b->times.total},
+                 {"flight_seconds", b->times.flight / r->calls},
+                 {"hidden_seconds", b->times.hidden / r->calls},
+                 {"hidden_share", b->times.hidden / b->times.flight},
                  {"plain_median_seconds", r->gemm_median},
                  {"plain_min_seconds", r->gemm_min},
                  {"plain_gflops_per_second", 1e-9 * r->gemm_flops / r->gemm_median},
@@ -389,6 +400,11 @@ static void print(const bench_t *b, const figures_t *r)
            "%.1f %%\n",
            100 * b->times.gemm / b->times.total, 100 * b->times.router / b->times.total,
            100 * b->times.exchange / b->times.total, 100 * b->times.move / b->times.total);
+    if (b->session.ranks > 1)
+        printf(
+            "rows under way: %.2f ms of a repetition; %.2f ms of it (%.0f %%) hidden behind work\n",
+            1e3 * b->times.flight / r->calls, 1e3 * b->times.hidden / r->calls,
+            100 * b->times.hidden / b->times.flight);
     printf("ledger, per cent: %s\n", ledger);
 }
 

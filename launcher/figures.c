@@ -60,6 +60,8 @@ json_t *gln_figures_step(const gln_step_report_t *report)
     set_real(object, "gemm_seconds", report->gemm_seconds);
     set_real(object, "exchange_seconds", report->exchange_seconds);
     set_real(object, "router_seconds", report->router_seconds);
+    set_real(object, "flight_seconds", report->flight_seconds);
+    set_real(object, "hidden_seconds", report->hidden_seconds);
     json_object_set_new(object, "ledger", gln_figures_ledger(&report->ledger));
     json_object_set_new(object, "traffic", gln_figures_traffic(&report->traffic));
     return object;

@@ -169,6 +169,8 @@ static void add_step(gln_train_t *t)
     t->gemm_seconds += t->last.gemm_seconds;
     t->exchange_seconds += t->last.exchange_seconds;
     t->router_seconds += t->last.router_seconds;
+    t->flight_seconds += t->last.flight_seconds;
+    t->hidden_seconds += t->last.hidden_seconds;
     t->line_tokens += t->last.tokens;
     t->line_seconds += t->last.seconds;
     t->line_steps++;

@@ -38,6 +38,7 @@ typedef struct gln_train {
     gln_ledger_t ledger;     /* sum over the steps of this process */
     int64_t tokens;          /* likewise */
     double step_seconds, gemm_seconds, exchange_seconds, router_seconds;
+    double flight_seconds, hidden_seconds;
     int64_t line_tokens, line_steps; /* since the last line */
     double line_seconds;
     int64_t gzip_bytes, valid_bytes; /* 0: not measured */

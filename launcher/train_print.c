@@ -247,6 +247,7 @@ static void write_result(const gln_train_t *t, FILE *out)
 static void write_work(const gln_train_t *t, FILE *out)
 {
     char time[16], pace[16], ledger[160];
+    double steps = (double)(t->last.step - t->first_step);
     if (t->step_seconds <= 0) return;
     gln_text_duration(gln_clock() - t->begin, time, sizeof time);
     gln_text_count((double)t->tokens / t->step_seconds, pace, sizeof pace);
@@ -258,6 +259,13 @@ static void write_work(const gln_train_t *t, FILE *out)
             "router %.1f %%\n",
             100 * t->gemm_seconds / t->step_seconds, 100 * t->exchange_seconds / t->step_seconds,
             100 * t->router_seconds / t->step_seconds);
+    if (t->session.ranks > 1)
+        fprintf(
+            out,
+            "rows of MoE layers under way: %.1f ms a step; %.1f ms of it (%.0f %%) hidden behind "
+            "work\n",
+            1e3 * t->flight_seconds / steps, 1e3 * t->hidden_seconds / steps,
+            100 * t->hidden_seconds / t->flight_seconds);
     fprintf(out, "ledger of all steps, per cent: %s\n", ledger);
 }
 

@@ -39,6 +39,8 @@ typedef struct gln_moe_options {
     uint64_t seed;         /* initial weights: normal(0, 0.02), the same at any rank count */
     gln_router_options_t router;
     gln_wire_t wire; /* type of rows between ranks: the layer's, or GLN_WIRE_BF16 with GLN_F32 */
+    gln_exchange_across_t across; /* form of the exchange between nodes */
+    gln_overlap_t overlap;        /* compute near rows while others travel (moe/layer.h) */
 } gln_moe_options_t;
 
 typedef struct gln_moe gln_moe_t;

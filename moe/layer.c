@@ -52,6 +52,21 @@ void gln_layer_lap(double *mark, double *sum)
     *mark = now;
 }
 
+void gln_layer_count_traffic(gln_layer_t *layer)
+{
+    gln_traffic_t traffic = gln_exchange_traffic(layer->workspace->exchange);
+
+    gln_traffic_add(&layer->traffic, &traffic);
+}
+
+void gln_layer_count_flight(gln_layer_t *layer, const gln_exchange_times_t *before)
+{
+    gln_exchange_times_t now = gln_exchange_times(layer->workspace->exchange);
+
+    layer->times.flight += now.flight_s - before->flight_s;
+    layer->times.hidden += now.hidden_s - before->hidden_s;
+}
+
 static void layout(gln_layer_t *layer, const gln_layer_bounds_t *bounds)
 {
     layer->plans =

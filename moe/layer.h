@@ -23,6 +23,14 @@ typedef enum gln_wire {
                           sums and the gradients of both are rounded once each on their way */
 } gln_wire_t;
 
+/* Rows of experts that are near (gln_exchange_near: this rank's, rectified ones among them, and the
+ * node's) can be computed while others are under way. Changes no result. */
+typedef enum gln_overlap {
+    GLN_OVERLAP_AUTO = 0, /* where rows travel between nodes, and 64 near ones per expert or more */
+    GLN_OVERLAP_ON,       /* where any rows travel by message */
+    GLN_OVERLAP_OFF
+} gln_overlap_t;
+
 typedef struct gln_layer_options {
     int64_t tokens;        /* T of one domain */
     int64_t hidden;        /* H */
@@ -35,6 +43,7 @@ typedef struct gln_layer_options {
     gln_exchange_across_t across; /* form of the exchange between nodes */
     gln_wire_t wire;              /* type of rows between ranks */
     gln_exchange_path_t path;     /* of rows inside a node */
+    gln_overlap_t overlap;        /* of the exchange with the experts' work */
     const int32_t *expert_at; /* [E] the expert at every place: place p belongs to domain p / L of
                                  every group; a permutation, ascending within a domain, borrowed
                                  until close. NULL: expert e at place e. A workspace may serve
@@ -120,9 +129,11 @@ gln_status_t gln_layer_update_bias(gln_layer_t *layer, const int64_t *load, doub
 /** Auxiliary losses of local domain i in the last forward, without coefficients. */
 double gln_layer_balance_loss(const gln_layer_t *layer, int local_domain);
 double gln_layer_z_loss(const gln_layer_t *layer, int local_domain);
-/** Seconds this rank spent in the last forward and backward per phase, for gleaner bench. */
+/** Seconds this rank spent in the last forward and backward per phase, for gleaner bench. What the
+ * exchange does while experts compute counts there. */
 typedef struct gln_layer_times {
     double router, exchange, gemm, move, total;
+    double flight, hidden; /* rows under way; of it, while the rank computed (gln_exchange_times) */
 } gln_layer_times_t;
 gln_layer_times_t gln_layer_times(const gln_layer_t *layer);
 

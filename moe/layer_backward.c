@@ -9,70 +9,65 @@
 #include "base/log.h"
 #include <string.h>
 
-/* dy of the received rows to the experts' weight gradients, a of every expert row, and dx of the
- * received rows. */
-static gln_status_t run_experts(gln_layer_t *layer, const gln_layer_weights_t *weights,
-                                const gln_layer_gradients_t *gradients, double *mark)
+/* Gradients of one step from the rows, all parts of which run the same way. */
+typedef struct expert_products {
+    gln_layer_products_t dact, ddown, dgate_up, dx;
+} expert_products_t;
+
+static expert_products_t products_of(gln_layer_t *layer, const gln_layer_weights_t *weights,
+                                     const gln_layer_gradients_t *gradients)
 {
-    gln_kernels_t *k = layer->kernels;
     gln_layer_workspace_t *w = layer->workspace;
-    gln_layer_rows_t *rows = &layer->rows;
     int64_t hidden = layer->options.hidden, f = layer->options.expert_hidden;
-    gln_gather_t gather = {.n = rows->rows_count,
-                           .h = hidden,
-                           .x = w->received_x,
-                           .index = rows->gather_index,
-                           .out = w->rows_h};
-    gln_layer_products_t dact = {.form = GLN_GEMM_NT,
-                                 .n = f,
-                                 .k = hidden,
-                                 .a = w->rows_h,
-                                 .b = weights->down,
-                                 .c = w->rows_f};
-    gln_swiglu_backward_t swiglu = {.n = rows->rows_count,
-                                    .f = f,
-                                    .dact = w->rows_f,
-                                    .hgu = rows->hgu,
-                                    .w = rows->row_weight,
-                                    .dhgu = w->dhgu,
-                                    .act_w = w->act_w,
-                                    .a = w->row_a};
-    gln_layer_products_t ddown = {.form = GLN_GEMM_TN,
-                                  .n = hidden,
-                                  .k = f,
-                                  .a = w->act_w,
-                                  .b = w->rows_h,
-                                  .c_group = gradients->down};
-    gln_layer_products_t dgate_up = {.form = GLN_GEMM_TN,
-                                     .n = 2 * f,
-                                     .k = hidden,
-                                     .a = rows->x,
-                                     .b = w->dhgu,
-                                     .c_group = gradients->gate_up};
-    gln_layer_products_t dx = {.form = GLN_GEMM_NT,
-                               .n = hidden,
-                               .k = 2 * f,
-                               .a = w->dhgu,
-                               .b = weights->gate_up,
-                               .c = w->rows_h}; /* over dy, no longer needed */
-    gln_combine_t combine = {.n = rows->received_count,
-                             .h = hidden,
-                             .rows = w->rows_h,
-                             .offset = rows->combine_offset,
-                             .index = rows->combine_index,
-                             .out = w->received_x};
-    gln_status_t status = k->ops->gather(k, &gather);
+
+    return (expert_products_t){.dact = {.form = GLN_GEMM_NT,
+                                        .n = f,
+                                        .k = hidden,
+                                        .a = w->rows_h,
+                                        .b = weights->down,
+                                        .c = w->rows_f},
+                               .ddown = {.form = GLN_GEMM_TN,
+                                         .n = hidden,
+                                         .k = f,
+                                         .a = w->act_w,
+                                         .b = w->rows_h,
+                                         .c_group = gradients->down},
+                               .dgate_up = {.form = GLN_GEMM_TN,
+                                            .n = 2 * f,
+                                            .k = hidden,
+                                            .a = layer->rows.x,
+                                            .b = w->dhgu,
+                                            .c_group = gradients->gate_up},
+                               .dx = {.form = GLN_GEMM_NT,
+                                      .n = hidden,
+                                      .k = 2 * f,
+                                      .a = w->dhgu,
+                                      .b = weights->gate_up,
+                                      .c = w->rows_h}}; /* over dy, no longer needed */
+}
+
+/* dy of the received rows to the gradient of what the activation takes, and a, for a part. */
+static gln_status_t activation(gln_layer_t *layer, const expert_products_t *p,
+                               gln_layer_part_t part, double *mark)
+{
+    gln_status_t status = gln_layer_gather(layer, part, layer->workspace->rows_h);
 
     gln_layer_lap(mark, &layer->times.move);
-    if (status == GLN_OK) status = gln_layer_multiply(layer, &dact);
+    if (status == GLN_OK) status = gln_layer_multiply(layer, part, &p->dact);
     gln_layer_lap(mark, &layer->times.gemm);
-    if (status == GLN_OK) status = k->ops->swiglu_backward(k, &swiglu);
+    if (status == GLN_OK) status = gln_layer_swiglu_backward(layer, part);
     gln_layer_lap(mark, &layer->times.move);
-    if (status == GLN_OK) status = gln_layer_multiply(layer, &ddown);
-    if (status == GLN_OK) status = gln_layer_multiply(layer, &dgate_up);
-    if (status == GLN_OK) status = gln_layer_multiply(layer, &dx);
+    return status;
+}
+
+/* dx of the received rows, for all, near or far ones. */
+static gln_status_t input_gradient(gln_layer_t *layer, const expert_products_t *p, int which,
+                                   double *mark)
+{
+    gln_status_t status = gln_layer_multiply(layer, gln_layer_part_of(layer, which), &p->dx);
+
     gln_layer_lap(mark, &layer->times.gemm);
-    if (status == GLN_OK) status = k->ops->combine(k, &combine);
+    if (status == GLN_OK) status = gln_layer_combine(layer, which, NULL);
     gln_layer_lap(mark, &layer->times.move);
     return status;
 }
@@ -90,6 +85,72 @@ static void order_scalars(gln_layer_t *layer)
     else
         for (int64_t q = 0; q < count; ++q)
             ((float *)w->scalars_in)[q] = ((const float *)w->row_a)[row[q]];
+}
+
+/* dy to tokens_h, the gradient of x from the experts, and to the experts' weight gradients. */
+static gln_status_t exchange_in_turn(gln_layer_t *layer, const expert_products_t *p, const void *dy,
+                                     double *mark)
+{
+    gln_layer_workspace_t *w = layer->workspace;
+    gln_layer_part_t all = gln_layer_part_of(layer, GLN_PART_ALL);
+    gln_status_t status =
+        gln_exchange_dispatch(w->exchange, gln_layer_wire_send(layer, dy), w->wire_rows);
+
+    gln_layer_lap(mark, &layer->times.exchange);
+    if (status != GLN_OK) return status;
+    gln_layer_count_traffic(layer);
+    gln_layer_receive(layer, GLN_PART_ALL);
+    status = activation(layer, p, all, mark);
+    if (status == GLN_OK) status = gln_layer_multiply(layer, all, &p->ddown);
+    if (status == GLN_OK) status = gln_layer_multiply(layer, all, &p->dgate_up);
+    if (status == GLN_OK) status = input_gradient(layer, p, GLN_PART_ALL, mark);
+    if (status != GLN_OK) return status;
+    order_scalars(layer);
+    gln_layer_lap(mark, &layer->times.move);
+    return gln_exchange_combine(w->exchange, w->wire_rows, gln_layer_wire_sums(layer, w->tokens_h));
+}
+
+/* The same with work on near rows while far ones come, and with half of the weight gradients and
+ * the rest of the near rows while results return. A weight gradient is one sum over all rows. */
+static gln_status_t exchange_overlapped(gln_layer_t *layer, const expert_products_t *p,
+                                        const void *dy, double *mark)
+{
+    gln_layer_workspace_t *w = layer->workspace;
+    gln_layer_part_t all = gln_layer_part_of(layer, GLN_PART_ALL);
+    gln_status_t status =
+        gln_exchange_dispatch_start(w->exchange, gln_layer_wire_send(layer, dy), w->wire_rows);
+
+    if (status != GLN_OK) return status;
+    gln_layer_count_traffic(layer);
+    gln_status_t arrived = gln_exchange_dispatch_near(w->exchange);
+    gln_layer_lap(mark, &layer->times.exchange);
+    gln_layer_drive(layer, 1);
+    if (arrived == GLN_OK) gln_layer_receive(layer, GLN_PART_NEAR);
+    if (arrived == GLN_OK)
+        status = activation(layer, p, gln_layer_part_of(layer, GLN_PART_NEAR), mark);
+    gln_layer_drive(layer, 0);
+    arrived = gln_exchange_dispatch_finish(w->exchange);
+    gln_layer_lap(mark, &layer->times.exchange);
+    if (status == GLN_OK) status = arrived;
+    if (status == GLN_OK) gln_layer_receive(layer, GLN_PART_FAR);
+    if (status == GLN_OK)
+        status = activation(layer, p, gln_layer_part_of(layer, GLN_PART_FAR), mark);
+    if (status == GLN_OK)
+        status = gln_layer_multiply(layer, all, &p->ddown); /* the last use of dy */
+    if (status == GLN_OK) status = input_gradient(layer, p, GLN_PART_FAR, mark);
+    if (status == GLN_OK)
+        status = gln_exchange_combine_start(w->exchange, w->wire_rows,
+                                            gln_layer_wire_sums(layer, w->tokens_h));
+    gln_layer_lap(mark, &layer->times.exchange);
+    if (status != GLN_OK) return status;
+    gln_layer_drive(layer, 1);
+    status = gln_layer_multiply(layer, all, &p->dgate_up);
+    if (status == GLN_OK) status = input_gradient(layer, p, GLN_PART_NEAR, mark);
+    gln_layer_drive(layer, 0);
+    order_scalars(layer);
+    gln_layer_lap(mark, &layer->times.move);
+    arrived = gln_exchange_combine_finish(w->exchange);
+    return status == GLN_OK ? arrived : status;
 }
 
 /* Scalars of one domain, expert by expert by place, slot routes then rectified rows, into plan
@@ -167,7 +228,8 @@ gln_status_t gln_layer_backward(gln_layer_t *layer, const gln_layer_weights_t *w
     gln_layer_workspace_t *w = layer->workspace;
     gln_kernels_t *k = layer->kernels;
     double begin = gln_layer_now(), mark = begin;
-    gln_traffic_t traffic;
+    gln_exchange_times_t flight = gln_exchange_times(w->exchange);
+    expert_products_t products = products_of(layer, weights, gradients);
     gln_status_t status;
 
     if (layer->x == NULL)
@@ -178,25 +240,15 @@ gln_status_t gln_layer_backward(gln_layer_t *layer, const gln_layer_weights_t *w
             layer->index);
     gln_comm_set_place(layer->parallel->comm, NULL, layer->index);
     status = gln_layer_set_plan(layer);
-    if (status == GLN_OK)
-        status = gln_exchange_dispatch(w->exchange, gln_layer_wire_send(layer, dy), w->wire_rows);
     gln_layer_lap(&mark, &layer->times.exchange);
     if (status != GLN_OK) return status;
-    traffic = gln_exchange_traffic(w->exchange);
-    gln_traffic_add(&layer->traffic, &traffic);
-    gln_layer_wire_received(layer, 0, w->received.rows_count);
-    status = run_experts(layer, weights, gradients, &mark);
-    if (status != GLN_OK) return status;
-    gln_layer_wire_return(layer, 0, w->received.rows_count);
-    order_scalars(layer);
-    gln_layer_lap(&mark, &layer->times.move);
-    status =
-        gln_exchange_combine(w->exchange, w->wire_rows, gln_layer_wire_sums(layer, w->tokens_h));
-    traffic = gln_exchange_traffic(w->exchange);
+    status = gln_layer_overlaps(layer) ? exchange_overlapped(layer, &products, dy, &mark)
+                                       : exchange_in_turn(layer, &products, dy, &mark);
+    if (status == GLN_OK) gln_layer_count_traffic(layer);
     if (status == GLN_OK) status = gln_exchange_scalars(w->exchange, w->scalars_in, w->scalars_out);
     gln_layer_lap(&mark, &layer->times.exchange);
     if (status != GLN_OK) return status;
-    gln_traffic_add(&layer->traffic, &traffic);
+    gln_layer_count_flight(layer, &flight);
     gln_layer_wire_returned(layer, w->tokens_h);
     status = k->ops->add(k, w->bounds.local_domains * w->bounds.tokens * w->bounds.hidden,
                          w->tokens_h, dx);

@@ -85,52 +85,102 @@ static gln_status_t balance_globally(gln_layer_t *layer)
     return status;
 }
 
-/* x of the received rows to y of the received rows: every row's results weighted and summed in
- * expert order. */
+/* x of the received rows to results of the expert rows, for a part of them. */
 static gln_status_t run_experts(gln_layer_t *layer, const gln_layer_weights_t *weights,
-                                double *mark)
+                                gln_layer_part_t part, double *mark)
 {
-    gln_kernels_t *k = layer->kernels;
     gln_layer_workspace_t *w = layer->workspace;
     gln_layer_rows_t *rows = &layer->rows;
     int64_t hidden = layer->options.hidden, f = layer->options.expert_hidden;
-    gln_gather_t gather = {.n = rows->rows_count,
-                           .h = hidden,
-                           .x = w->received_x,
-                           .index = rows->gather_index,
-                           .out = rows->x};
     gln_layer_products_t gate_up = {.form = GLN_GEMM_NN,
                                     .n = 2 * f,
                                     .k = hidden,
                                     .a = rows->x,
                                     .b = weights->gate_up,
                                     .c = rows->hgu};
-    gln_swiglu_t swiglu = {.n = rows->rows_count, .f = f, .hgu = rows->hgu, .act = w->rows_f};
     gln_layer_products_t down = {.form = GLN_GEMM_NN,
                                  .n = hidden,
                                  .k = f,
                                  .a = w->rows_f,
                                  .b = weights->down,
                                  .c = w->rows_h};
-    gln_combine_t combine = {.n = rows->received_count,
-                             .h = hidden,
-                             .rows = w->rows_h,
-                             .offset = rows->combine_offset,
-                             .index = rows->combine_index,
-                             .weight = w->combine_weight,
-                             .out = w->received_x};
-    gln_status_t status = k->ops->gather(k, &gather);
+    gln_status_t status = gln_layer_gather(layer, part, rows->x);
 
     gln_layer_lap(mark, &layer->times.move);
-    if (status == GLN_OK) status = gln_layer_multiply(layer, &gate_up);
+    if (status == GLN_OK) status = gln_layer_multiply(layer, part, &gate_up);
     gln_layer_lap(mark, &layer->times.gemm);
-    if (status == GLN_OK) status = k->ops->swiglu(k, &swiglu);
+    if (status == GLN_OK) status = gln_layer_swiglu(layer, part);
     gln_layer_lap(mark, &layer->times.move);
-    if (status == GLN_OK) status = gln_layer_multiply(layer, &down);
+    if (status == GLN_OK) status = gln_layer_multiply(layer, part, &down);
     gln_layer_lap(mark, &layer->times.gemm);
-    if (status == GLN_OK) status = k->ops->combine(k, &combine);
-    gln_layer_lap(mark, &layer->times.move);
     return status;
+}
+
+/* x to y through the experts: every received row's results weighted and summed in expert order. */
+static gln_status_t exchange_in_turn(gln_layer_t *layer, const gln_layer_weights_t *weights,
+                                     const void *x, void *y, double *mark)
+{
+    gln_layer_workspace_t *w = layer->workspace;
+    gln_status_t status =
+        gln_exchange_dispatch(w->exchange, gln_layer_wire_send(layer, x), w->wire_rows);
+
+    gln_layer_lap(mark, &layer->times.exchange);
+    if (status != GLN_OK) return status;
+    gln_layer_count_traffic(layer);
+    gln_layer_place_rows(layer);
+    gln_layer_receive(layer, GLN_PART_ALL);
+    status = run_experts(layer, weights, gln_layer_part_of(layer, GLN_PART_ALL), mark);
+    if (status == GLN_OK) status = gln_layer_combine(layer, GLN_PART_ALL, w->combine_weight);
+    gln_layer_lap(mark, &layer->times.move);
+    if (status == GLN_OK)
+        status = gln_exchange_combine(w->exchange, w->wire_rows, gln_layer_wire_sums(layer, y));
+    gln_layer_lap(mark, &layer->times.exchange);
+    return status;
+}
+
+/* The same with near rows computed while far ones are under way: half of them under dispatch, half
+ * under combine. */
+static gln_status_t exchange_overlapped(gln_layer_t *layer, const gln_layer_weights_t *weights,
+                                        const void *x, void *y, double *mark)
+{
+    gln_layer_workspace_t *w = layer->workspace;
+    gln_layer_part_t halves[2];
+    gln_status_t status =
+        gln_exchange_dispatch_start(w->exchange, gln_layer_wire_send(layer, x), w->wire_rows);
+
+    gln_layer_lap(mark, &layer->times.exchange);
+    if (status != GLN_OK) return status;
+    gln_layer_count_traffic(layer);
+    gln_layer_place_rows(layer);
+    gln_layer_near_halves(layer, halves);
+    gln_layer_lap(mark, &layer->times.move);
+    gln_status_t arrived = gln_exchange_dispatch_near(w->exchange);
+    gln_layer_lap(mark, &layer->times.exchange);
+    gln_layer_drive(layer, 1);
+    if (arrived == GLN_OK) gln_layer_receive(layer, GLN_PART_NEAR);
+    if (arrived == GLN_OK) status = run_experts(layer, weights, halves[0], mark);
+    gln_layer_drive(layer, 0);
+    arrived = gln_exchange_dispatch_finish(w->exchange);
+    gln_layer_lap(mark, &layer->times.exchange);
+    if (status == GLN_OK) status = arrived;
+    if (status == GLN_OK) gln_layer_receive(layer, GLN_PART_FAR);
+    if (status == GLN_OK)
+        status = run_experts(layer, weights, gln_layer_part_of(layer, GLN_PART_FAR), mark);
+    if (status == GLN_OK) status = gln_layer_combine(layer, GLN_PART_FAR, w->combine_weight);
+    gln_layer_lap(mark, &layer->times.move);
+    if (status == GLN_OK)
+        status =
+            gln_exchange_combine_start(w->exchange, w->wire_rows, gln_layer_wire_sums(layer, y));
+    gln_layer_lap(mark, &layer->times.exchange);
+    if (status != GLN_OK) return status;
+    gln_layer_drive(layer, 1);
+    status = run_experts(layer, weights, halves[1], mark);
+    if (status == GLN_OK) status = gln_layer_combine(layer, GLN_PART_NEAR, w->combine_weight);
+    gln_layer_drive(layer, 0);
+    gln_layer_lap(mark, &layer->times.move);
+    arrived = gln_exchange_combine_finish(w->exchange);
+    gln_layer_lap(mark, &layer->times.exchange);
+    return status == GLN_OK ? arrived : status;
 }
 
 gln_status_t gln_layer_forward(gln_layer_t *layer, const gln_layer_weights_t *weights,
@@ -139,7 +189,7 @@ gln_status_t gln_layer_forward(gln_layer_t *layer, const gln_layer_weights_t *we
     gln_layer_workspace_t *w = layer->workspace;
     gln_status_t status = check(layer, step);
     double begin = gln_layer_now(), mark = begin;
-    gln_traffic_t traffic;
+    gln_exchange_times_t flight = gln_exchange_times(w->exchange);
     int rank;
 
     if (status != GLN_OK) return status;
@@ -155,25 +205,15 @@ gln_status_t gln_layer_forward(gln_layer_t *layer, const gln_layer_weights_t *we
     if (status == GLN_OK && step->logits) copy_logits(layer, step->logits);
     if (status == GLN_OK && layer->options.balance_global) status = balance_globally(layer);
     if (status == GLN_OK) status = gln_layer_set_plan(layer);
-    if (status == GLN_OK)
-        status = gln_exchange_dispatch(w->exchange, gln_layer_wire_send(layer, x), w->wire_rows);
     gln_layer_lap(&mark, &layer->times.exchange);
     if (status != GLN_OK) return status;
-    traffic = gln_exchange_traffic(w->exchange);
-    gln_traffic_add(&layer->traffic, &traffic);
-    gln_layer_wire_received(layer, 0, w->received.rows_count);
-    gln_layer_place_rows(layer);
-    status = run_experts(layer, weights, &mark);
-    if (status != GLN_OK) return status;
-    gln_layer_wire_return(layer, 0, w->received.rows_count);
-    gln_layer_lap(&mark, &layer->times.move);
-    status = gln_exchange_combine(w->exchange, w->wire_rows, gln_layer_wire_sums(layer, y));
-    gln_layer_lap(&mark, &layer->times.exchange);
+    status = gln_layer_overlaps(layer) ? exchange_overlapped(layer, weights, x, y, &mark)
+                                       : exchange_in_turn(layer, weights, x, y, &mark);
     if (status != GLN_OK) return status;
     gln_layer_wire_returned(layer, y);
     gln_layer_lap(&mark, &layer->times.move);
-    traffic = gln_exchange_traffic(w->exchange);
-    gln_traffic_add(&layer->traffic, &traffic);
+    gln_layer_count_traffic(layer);
+    gln_layer_count_flight(layer, &flight);
     if (step->keep) layer->x = x;
     layer->times.total = mark - begin;
     gln_comm_set_place(layer->parallel->comm, NULL, -1);

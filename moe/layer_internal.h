@@ -29,17 +29,28 @@ typedef struct gln_layer_bounds {
  * instance_offset[i*L+le+1]), over source domains in order, then in the order of the source's plan.
  */
 typedef struct gln_layer_rows {
-    int64_t rows_count;       /* expert rows */
-    int64_t received_count;   /* rows the exchange delivers */
-    int64_t *instance_offset; /* [D/P * L + 1] */
-    int32_t *gather_index;    /* [rows_count] received row of an expert row */
-    int32_t *route_row;       /* [rows_count] expert row of the route in received order */
-    int32_t *combine_offset;  /* [received_count + 1] into combine_index */
-    int32_t *combine_index;   /* [rows_count] expert rows of a received row, in expert order */
-    void *row_weight;         /* [rows_count] acc */
-    void *x;                  /* [rows_count, H] dtype: gathered tokens */
-    void *hgu;                /* [rows_count, 2F] dtype: gate and up projections */
+    int64_t rows_count;             /* expert rows */
+    int64_t received_count;         /* rows the exchange delivers */
+    int64_t *instance_offset;       /* [D/P * L + 1] */
+    int64_t *near_begin, *near_end; /* [D/P * L] the rows of near sources among an instance's */
+    int32_t *gather_index;          /* [rows_count] received row of an expert row */
+    int32_t *route_row;             /* [rows_count] expert row of the route in received order */
+    int32_t *combine_offset;        /* [received_count + 1] into combine_index */
+    int32_t *combine_index; /* [rows_count] expert rows of a received row, in expert order */
+    void *row_weight;       /* [rows_count] acc */
+    void *x;                /* [rows_count, H] dtype: gathered tokens */
+    void *hgu;              /* [rows_count, 2F] dtype: gate and up projections */
 } gln_layer_rows_t;
+
+typedef struct gln_layer_range { /* rows [begin, end) */
+    int64_t begin, end;
+} gln_layer_range_t;
+
+/* Rows of some instances: all, the near ones or the far ones. */
+typedef struct gln_layer_part {
+    enum { GLN_PART_ALL = 0, GLN_PART_NEAR, GLN_PART_FAR } which;
+    int first, last; /* instances [first, last) */
+} gln_layer_part_t;
 
 struct gln_layer_workspace {
     gln_layer_bounds_t bounds;
@@ -47,7 +58,11 @@ struct gln_layer_workspace {
     gln_exchange_received_t received; /* of the plan that the exchange holds */
     const gln_layer_t *planned;       /* the layer whose last forward that plan is of; NULL: none */
     gln_arena_t arena;
-    gln_gemm_t *items; /* [max(D/P * L, D/P, 1)] */
+    gln_gemm_t *items;          /* [max(2 * D/P * L, D/P, 1)] */
+    gln_layer_range_t *ranges;  /* [max(D/P * L, D/P) + 1] */
+    int near_first, near_count; /* gln_exchange_near */
+    int far_nodes;              /* are there sources on other nodes? */
+    double progress_at;         /* when the exchange is to be moved on next */
     /* send description */
     int32_t *pair_rows, *pair_routes, *pair_meta; /* [D/P * G] */
     int32_t *row_token;                           /* [sent_rows] */
@@ -131,7 +146,28 @@ void gln_layer_wire_return(gln_layer_t *layer, int64_t first, int64_t count);
 void *gln_layer_wire_sums(gln_layer_t *layer, void *tokens);
 void gln_layer_wire_returned(gln_layer_t *layer, void *tokens);
 
-/** One product per expert instance that has rows. a is [rows_count, k].
+/* Parts of the work (layer_part.c). Near rows of an instance are one run, as its sources stand in
+ * domain order. */
+/** Is anything to be computed while rows are under way? A plan must be set. */
+int gln_layer_overlaps(const gln_layer_t *layer);
+gln_layer_part_t gln_layer_part_of(const gln_layer_t *layer, int which);
+/** The near rows cut in two of about equal work, at an instance. Depends on the plan alone. */
+void gln_layer_near_halves(const gln_layer_t *layer, gln_layer_part_t halves[2]);
+/** rows_out[row] = received_x[gather_index[row]] for the expert rows of the part. */
+gln_status_t gln_layer_gather(gln_layer_t *layer, gln_layer_part_t part, void *rows_out);
+gln_status_t gln_layer_swiglu(gln_layer_t *layer, gln_layer_part_t part);
+gln_status_t gln_layer_swiglu_backward(gln_layer_t *layer, gln_layer_part_t part);
+/** received_x[r] = sum over its expert rows of weight * rows_h, for the received rows of all, near
+ * or far sources, and the same as it travels. @param weight NULL: 1 */
+gln_status_t gln_layer_combine(gln_layer_t *layer, int which, const void *weight);
+/** The received rows of all, near or far sources, as they travel, into received_x. combine does the
+ * way back. */
+void gln_layer_receive(gln_layer_t *layer, int which);
+/** While on, the exchange is moved on between tasks of this thread. */
+void gln_layer_drive(gln_layer_t *layer, int on);
+
+/** One product per expert instance that has rows in the part. a is [rows_count, k].
+ *  TN: the part must be all, so that an expert's gradient is one sum.
  *  NN: c[rows_count, n] = a b, b [local_experts, k, n];  NT: the same with b [local_experts, n,
  * k]^T; TN: c_group[group][expert] [k, n] += a^T b, b [rows_count, n]. */
 typedef struct gln_layer_products {
@@ -141,7 +177,12 @@ typedef struct gln_layer_products {
     void *c;              /* NN, NT */
     void *const *c_group; /* TN: [local_groups] pointers to [local_experts, k, n] acc */
 } gln_layer_products_t;
-gln_status_t gln_layer_multiply(gln_layer_t *layer, const gln_layer_products_t *products);
+gln_status_t gln_layer_multiply(gln_layer_t *layer, gln_layer_part_t part,
+                                const gln_layer_products_t *products);
+
+/** Add the traffic of the exchange's last call, and what its flights took since `before`. */
+void gln_layer_count_traffic(gln_layer_t *layer);
+void gln_layer_count_flight(gln_layer_t *layer, const gln_exchange_times_t *before);
 
 /** Monotonic seconds (vDSO: no system call). */
 double gln_layer_now(void);

@@ -150,14 +150,17 @@ gln_status_t gln_layer_set_plan(gln_layer_t *layer)
     return GLN_OK;
 }
 
-/* Where the instances' rows begin. */
+/* Where the instances' rows begin, and the near ones among them. */
 static void count_instances(gln_layer_t *layer)
 {
     const gln_layer_workspace_t *w = layer->workspace;
     int64_t domains = w->bounds.local_domains, sources = w->bounds.group_domains;
     int64_t per_domain = w->bounds.per_domain, *offset = layer->rows.instance_offset;
+    int64_t *begin = layer->rows.near_begin, *end = layer->rows.near_end;
 
     memset(offset, 0, (size_t)(domains * per_domain + 1) * sizeof *offset);
+    memset(begin, 0, (size_t)(domains * per_domain) * sizeof *begin);
+    memset(end, 0, (size_t)(domains * per_domain) * sizeof *end);
     for (int64_t i = 0; i < domains; ++i)
         for (int64_t j = 0; j < sources; ++j) {
             const char *meta = (const char *)w->received.meta;
@@ -166,10 +169,15 @@ static void count_instances(gln_layer_t *layer)
                 int32_t count;
                 memcpy(&count, routes + 4 * le, 4);
                 offset[i * per_domain + le + 1] += count;
+                if (j < w->near_first) begin[i * per_domain + le] += count;
+                if (j < w->near_first + w->near_count) end[i * per_domain + le] += count;
             }
         }
-    for (int64_t i = 0; i < domains * per_domain; ++i)
+    for (int64_t i = 0; i < domains * per_domain; ++i) {
         offset[i + 1] += offset[i];
+        begin[i] += offset[i];
+        end[i] += offset[i];
+    }
 }
 
 /* Give every route of a pair its expert row, its weight and its place in the combine lists'
@@ -243,43 +251,4 @@ void gln_layer_place_rows(gln_layer_t *layer)
         for (int64_t j = 0; j < sources; ++j)
             place_pair(layer, i, i * sources + j);
     list_combine(layer);
-}
-
-gln_status_t gln_layer_multiply(gln_layer_t *layer, const gln_layer_products_t *p)
-{
-    const gln_parallel_t *parallel = layer->parallel;
-    const int64_t *offset = layer->rows.instance_offset;
-    gln_dtype_t dtype = layer->kernels->dtype;
-    gln_gemm_t *items = layer->workspace->items;
-    int count = 0, weight_gradient = p->form == GLN_GEMM_TN;
-    gln_gemm_mode_t mode = {
-        .form = p->form, .accumulate = weight_gradient, .c_acc = weight_gradient};
-
-    for (int i = 0; i < parallel->local_domains * parallel->per_domain; ++i) {
-        int64_t rows = offset[i + 1] - offset[i];
-        int domain = parallel->first_domain + i / parallel->per_domain;
-        int64_t expert = domain % parallel->group_domains * parallel->per_domain +
-                         i % parallel->per_domain - parallel->first_expert;
-        if (rows == 0) continue;
-        gln_gemm_t *item = &items[count++];
-        item->a = gln_at(p->a, offset[i] * p->k, dtype);
-        item->lda = p->k;
-        item->n = p->n;
-        item->ldc = p->n;
-        if (weight_gradient) {
-            void *c = p->c_group[domain / parallel->group_domains - parallel->first_group];
-            item->m = p->k;
-            item->k = rows;
-            item->b = gln_at(p->b, offset[i] * p->n, dtype);
-            item->ldb = p->n;
-            item->c = gln_at(c, expert * p->k * p->n, layer->kernels->acc);
-        } else {
-            item->m = rows;
-            item->k = p->k;
-            item->b = gln_at(p->b, expert * p->n * p->k, dtype);
-            item->ldb = p->form == GLN_GEMM_NN ? p->n : p->k;
-            item->c = gln_at(p->c, offset[i] * p->n, dtype);
-        }
-    }
-    return layer->kernels->ops->gemm(layer->kernels, mode, items, count);
 }

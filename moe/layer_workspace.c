@@ -142,6 +142,8 @@ void gln_layer_rows_layout(const gln_layer_bounds_t *b, gln_arena_t *arena, gln_
     int64_t routes = b->received_routes, e = b->element_bytes;
 
     rows->instance_offset = take(arena, b->local_domains * b->per_domain + 1, 8);
+    rows->near_begin = take(arena, b->local_domains * b->per_domain, 8);
+    rows->near_end = take(arena, b->local_domains * b->per_domain, 8);
     rows->gather_index = take(arena, routes, 4);
     rows->route_row = take(arena, routes, 4);
     rows->combine_offset = take(arena, b->received_rows + 1, 4);
@@ -158,7 +160,8 @@ static void layout(gln_layer_workspace_t *w, const gln_kernels_t *kernels)
     int64_t pairs = b->local_domains * b->group_domains, tokens = b->local_domains * b->tokens;
     int64_t routes = b->received_routes, e = b->element_bytes;
 
-    w->items = take(arena, most(b->local_domains * b->per_domain, 1), sizeof w->items[0]);
+    w->items = take(arena, 2 * b->local_domains * b->per_domain, sizeof w->items[0]);
+    w->ranges = take(arena, b->local_domains * b->per_domain + 1, sizeof w->ranges[0]);
     w->pair_rows = take(arena, pairs, 4);
     w->pair_routes = take(arena, pairs, 4);
     w->pair_meta = take(arena, pairs, 4);
@@ -223,6 +226,13 @@ static gln_status_t open_exchange(const gln_parallel_t *parallel, const gln_laye
     if (status != GLN_OK) return status;
     w->wire_rows = gln_exchange_receive_buffer(w->exchange);
     if (w->wire_tokens == NULL) w->received_x = w->wire_rows;
+    gln_exchange_near(w->exchange, &w->near_first, &w->near_count);
+    int group = parallel->first_domain / parallel->group_domains * parallel->group_domains;
+    for (int j = 0; j < parallel->group_domains;
+         ++j) /* all groups of a rank with several are here */
+        w->far_nodes |= parallel->local_domains < parallel->group_domains &&
+                        gln_comm_node_of(parallel->comm, (group + j) / parallel->local_domains) !=
+                            gln_comm_node_of(parallel->comm, gln_comm_rank(parallel->comm));
     return GLN_OK;
 }
 

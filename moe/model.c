@@ -225,7 +225,8 @@ static gln_status_t open_layers(gln_model_t *m)
                                    .forward_only = !m->training,
                                    .across = m->o.across,
                                    .wire = m->o.wire,
-                                   .path = m->o.path};
+                                   .path = m->o.path,
+                                   .overlap = m->o.overlap};
     if (m->moe_layers == 0) return GLN_OK;
     gln_status_t status = gln_layer_workspace_open(m->parallel, m->k, &options, &m->workspace);
     for (int i = 0; i < m->o.layers && status == GLN_OK; i++) {
@@ -511,6 +512,7 @@ gln_layer_times_t gln_model_times(const gln_model_t *m)
         gln_layer_times_t t = gln_layer_times(moe_layer(m, i));
         sum.router += t.router, sum.exchange += t.exchange, sum.gemm += t.gemm;
         sum.move += t.move, sum.total += t.total;
+        sum.flight += t.flight, sum.hidden += t.hidden;
     }
     return sum;
 }

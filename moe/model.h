@@ -36,6 +36,7 @@ typedef struct gln_model_options {
     gln_exchange_across_t across; /* form of the exchange between nodes; changes no result */
     gln_wire_t wire;              /* type of rows between ranks, see layer.h */
     gln_exchange_path_t path;     /* of rows inside a node; changes no result */
+    gln_overlap_t overlap;        /* of the exchange with experts' work; changes no result */
 } gln_model_options_t;
 
 typedef struct gln_model gln_model_t;

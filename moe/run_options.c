@@ -24,6 +24,7 @@ static const char *const dtypes[] = {"f32", "f64", "bf16", NULL};
 static const char *const exchanges[] = {"auto", "flat", "hierarchical", NULL};
 static const char *const wires[] = {"auto", "f32", "bf16", NULL}; /* gln_wire_t */
 static const char *const paths[] = {"auto", "messages", "shared", NULL};
+static const char *const overlaps[] = {"auto", "on", "off", NULL}; /* as gln_overlap_t */
 static const char *const routings[] = {"dropless", "train", NULL};
 static const char *const binds[] = {"auto", "none", NULL};
 static const char *const resumes[] = {"auto", "never", NULL};
@@ -130,6 +131,9 @@ static const gln_config_field_t fields[] = {
         parallel.path, paths, "auto",
         "rows inside a node: messages, or through memory that its ranks share; no result depends "
         "on it"),
+    CHOICE(parallel.overlap, overlaps, "auto",
+           "compute the experts' near rows while others travel; auto: where they travel between "
+           "nodes and are not few; no result depends on it"),
     TEXT(parallel.placement, "",
          "file of gleaner place that says which domain hosts which expert; empty: none"),
 
@@ -328,5 +332,6 @@ gln_model_options_t gln_run_model_options(const gln_run_options_t *run)
         .across = (gln_exchange_across_t)run->parallel.exchange,
         .wire = (gln_wire_t)run->parallel.wire,
         .path = (gln_exchange_path_t)run->parallel.path,
+        .overlap = (gln_overlap_t)run->parallel.overlap,
     };
 }

@@ -35,8 +35,8 @@ typedef struct gln_run_options {
     } router;
     struct {
         int64_t domains, expert_replicas, threads, timeout_ms;
-        int backend, dtype, exchange, path; /* dtype: see gln_run_dtype */
-        int wire;                           /* gln_wire_t */
+        int backend, dtype, exchange, path, overlap; /* dtype: see gln_run_dtype */
+        int wire;                                    /* gln_wire_t */
         char placement[GLN_CONFIG_TEXT_MAX];
         int bind; /* 0: auto, 1: none; changes nothing but speed */
     } parallel;

@@ -252,6 +252,8 @@ static void add_result(gln_step_report_t *r, const gln_model_result_t *one,
     r->gemm_seconds += times->gemm;
     r->exchange_seconds += times->exchange;
     r->router_seconds += times->router;
+    r->flight_seconds += times->flight;
+    r->hidden_seconds += times->hidden;
 }
 
 static gln_status_t run_micro_batches(gln_trainer_t *x, gln_step_report_t *r)

@@ -24,6 +24,7 @@ typedef struct gln_step_report {
     int64_t tokens;                                        /* of the global batch */
     double seconds;                                        /* of this step on this rank */
     double gemm_seconds, exchange_seconds, router_seconds; /* inside the MoE layers, this rank */
+    double flight_seconds, hidden_seconds; /* rows under way; of it, while this rank computed */
     gln_ledger_t ledger;   /* all domains, MoE layers and micro-batches; equal at any rank count */
     gln_traffic_t traffic; /* all ranks; depends on where ranks live */
 } gln_step_report_t;

@@ -80,7 +80,7 @@ done
 says "run/report.txt" 'gzip -9 needs' run/report.txt
 grep -q 'hidden: 32' run/config.yaml || fail "config.yaml lacks the override"
 has_keys metrics.jsonl run/metrics.jsonl step loss balance_loss z_loss grad_norm lr tokens seconds \
-    tokens_per_second gemm_seconds exchange_seconds router_seconds ledger traffic
+    tokens_per_second gemm_seconds exchange_seconds router_seconds flight_seconds hidden_seconds ledger traffic
 [ "$(grep -c '"valid":{' run/metrics.jsonl)" -eq 2 ] || fail "metrics.jsonl: expected 2 validations"
 documented run/metrics.jsonl
 must_run 1 train run/config.yaml --set run.dir=again
@@ -138,7 +138,7 @@ must_run 0 bench layer $small
 says "bench layer" 'tokens/s .*ratio to the plain product' out
 says "bench layer" 'GEMM [0-9.]+ %' out
 must_run 2 bench layer $small --json
-has_keys "bench --json" out bench median_seconds min_seconds tokens_per_second gemm_share ratio ledger
+has_keys "bench --json" out bench median_seconds min_seconds tokens_per_second gemm_share flight_seconds hidden_share ratio ledger
 documented out
 must_run 2 bench layer run.yaml --tokens 32 --repeat 2 --gemm 32
 says "bench layer RUN.yaml" 'H 16, F 24, E 8, K 1, D 4' out

@@ -139,12 +139,25 @@ static void received_check(const world_t *w, const gln_exchange_received_t *got)
           got->scalar_offset[pairs] == scalars && got->meta_offset[pairs] == bytes);
 }
 
+/* Sources of every local domain: [first, first + count), or all others. */
+typedef struct part {
+    int first, count, others;
+} part_t;
+
+static const part_t everything = {0, group_max, 0};
+
+static int in_part(part_t part, int j)
+{
+    return (j >= part.first && j < part.first + part.count) != part.others;
+}
+
 static void rows_check(const world_t *w, const gln_exchange_received_t *got, const void *out,
-                       int64_t rows_room)
+                       int64_t rows_room, part_t part)
 {
     int32_t tokens[tokens_max];
     for (int i = 0; i < w->local; i++)
         for (int j = 0; j < w->group; j++) {
+            if (!in_part(part, j)) continue;
             int pair = i * w->group + j, source = member_of(w, domain_of(w, i), j);
             int count = pair_tokens(w, source, domain_of(w, i) % w->group, tokens);
             for (int r = 0; r < count; r++)
@@ -204,11 +217,12 @@ static void combine_oracle(const world_t *w, void *out)
 }
 
 static void results_fill(const world_t *w, const gln_exchange_received_t *got, void *rows,
-                         void *scalars)
+                         void *scalars, part_t part)
 {
     int32_t tokens[tokens_max];
     for (int i = 0; i < w->local; i++)
         for (int j = 0; j < w->group; j++) {
+            if (!in_part(part, j)) continue;
             int pair = i * w->group + j, source = member_of(w, domain_of(w, i), j);
             int own = domain_of(w, i) % w->group;
             int count = pair_tokens(w, source, own, tokens);
@@ -262,6 +276,71 @@ static void traffic_check(const world_t *w, const gln_comm_t *comm, gln_traffic_
           (long long)expected.remote_rows);
 }
 
+static void progress(gln_exchange_t *x, uint64_t calls)
+{
+    for (uint64_t k = 0; k < calls; k++)
+        CHECK_OK(gln_exchange_progress(x));
+}
+
+/* The sources whose rows are near, against what the header says of them. */
+static part_t near_of(const world_t *w, const gln_comm_t *comm, const gln_exchange_t *x)
+{
+    part_t near = {0, 0, 0};
+    gln_exchange_near(x, &near.first, &near.count);
+    for (int j = 0; j < w->group; j++) {
+        int rank = member_of(w, domain_of(w, 0), j) / w->local;
+        if (w->local >= w->group || rank == w->rank)
+            CHECK(in_part(near, j), "source %d is of this rank", j);
+        else if (in_part(near, j))
+            CHECK(gln_exchange_path(x) == GLN_PATH_SHARED &&
+                      gln_comm_node_of(comm, rank) == gln_comm_node_of(comm, w->rank),
+                  "source %d is on another node", j);
+    }
+    return near;
+}
+
+/* Dispatch as a whole or in parts; rows are where they must be after each part. */
+static void dispatch_check(const world_t *w, const gln_exchange_received_t *got, gln_comm_t *comm,
+                           gln_exchange_t *x, const void *in, void *out, uint64_t choice)
+{
+    if (choice % 4 == 0) {
+        CHECK_OK(gln_exchange_dispatch(x, in, out));
+        return;
+    }
+    part_t own = {domain_of(w, 0) % w->group, w->local, 0};
+    if (w->local > w->group) own = everything;
+    CHECK_OK(gln_exchange_dispatch_start(x, in, out));
+    rows_check(w, got, out, got->rows_count, own);
+    progress(x, choice / 4 % 5);
+    if (choice % 4 > 1) {
+        CHECK_OK(gln_exchange_dispatch_near(x));
+        rows_check(w, got, out, got->rows_count, near_of(w, comm, x));
+        progress(x, choice / 32 % 50);
+    }
+    CHECK_OK(gln_exchange_dispatch_finish(x));
+}
+
+/* Combine as a whole, or with the results of near rows only after its start. */
+static void combine_check(const world_t *w, const gln_exchange_received_t *got, gln_comm_t *comm,
+                          gln_exchange_t *x, void *rows, void *scalars, void *out, uint64_t choice)
+{
+    size_t bytes = (size_t)(got->rows_count * w->hidden) * gln_dtype_bytes(w->dtype);
+    if (choice % 4 == 0) {
+        results_fill(w, got, rows, scalars, everything);
+        CHECK_OK(gln_exchange_combine(x, rows, out));
+        return;
+    }
+    part_t near = near_of(w, comm, x), far = near;
+    far.others = 1;
+    memset(rows, 0xff, bytes);
+    results_fill(w, got, rows, scalars, far);
+    CHECK_OK(gln_exchange_combine_start(x, rows, out));
+    progress(x, choice / 4 % 5);
+    results_fill(w, got, rows, scalars, near);
+    progress(x, choice / 32 % 50);
+    CHECK_OK(gln_exchange_combine_finish(x));
+}
+
 /* One step: plan, dispatch, combine, scalars. @return hash of the combined rows of all domains */
 static uint64_t step_check(const world_t *w, gln_comm_t *comm, gln_exchange_t *x)
 {
@@ -285,8 +364,8 @@ static uint64_t step_check(const world_t *w, gln_comm_t *comm, gln_exchange_t *x
             gln_store(in, s * w->tokens * w->hidden + k, w->dtype,
                       random_value(w, use_row, domain_of(w, s), 0, k));
     if (got.rows_count <= room) gln_store(out, got.rows_count * w->hidden, w->dtype, 77.0);
-    CHECK_OK(gln_exchange_dispatch(x, in, out));
-    rows_check(w, &got, out, choice & 1 ? room + 1 : -1);
+    dispatch_check(w, &got, comm, x, in, out, choice >> 8);
+    rows_check(w, &got, out, choice & 1 ? room + 1 : -1, everything);
     traffic_check(w, comm, gln_exchange_traffic(x), 0);
 
     size_t scalar_bytes =
@@ -294,9 +373,8 @@ static uint64_t step_check(const world_t *w, gln_comm_t *comm, gln_exchange_t *x
     void *scalars = allocate(scalar_bytes), *scalars_back = allocate(scalar_bytes);
     void *world = allocate(all), *oracle = allocate(all);
     out = choice & 2 ? gln_exchange_receive_buffer(x) : other;
-    results_fill(w, &got, out, scalars);
     memset(in, 0xff, mine);
-    CHECK_OK(gln_exchange_combine(x, out, in));
+    combine_check(w, &got, comm, x, out, scalars, in, choice >> 32);
     memset(out, 0xff, (size_t)got.rows_count * row); /* the caller's again: read before this */
     traffic_check(w, comm, gln_exchange_traffic(x), 1);
     CHECK_OK(gln_exchange_scalars(x, scalars, scalars_back));

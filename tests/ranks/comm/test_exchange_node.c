@@ -113,6 +113,53 @@ typedef struct outcome {
     gln_traffic_t dispatch, combine;
 } outcome_t;
 
+static void progress(gln_exchange_t *x, uint64_t calls)
+{
+    for (uint64_t k = 0; k < calls; k++)
+        CHECK_OK(gln_exchange_progress(x));
+}
+
+/* As a whole or in parts, each rank for itself, with calls of progress in between. */
+static void dispatch(gln_exchange_t *x, const void *in, void *out, uint64_t choice)
+{
+    if (choice % 4 == 0) {
+        CHECK_OK(gln_exchange_dispatch(x, in, out));
+        return;
+    }
+    CHECK_OK(gln_exchange_dispatch_start(x, in, out));
+    progress(x, choice / 4 % 60);
+    if (choice % 4 > 1) CHECK_OK(gln_exchange_dispatch_near(x));
+    progress(x, choice / 256 % 60);
+    CHECK_OK(gln_exchange_dispatch_finish(x));
+}
+
+/* The results of near rows come after the start, those of far ones before. */
+static void combine(const world_t *w, gln_exchange_t *x, const gln_exchange_received_t *got,
+                    const void *results, void *out, uint64_t choice)
+{
+    size_t row = (size_t)w->options.hidden * gln_dtype_bytes(w->options.dtype);
+    char *rows = allocate((size_t)got->rows_count * row + 1);
+    int first, count;
+    if (choice % 4 == 0) {
+        CHECK_OK(gln_exchange_combine(x, results, out));
+        free(rows);
+        return;
+    }
+    gln_exchange_near(x, &first, &count);
+    for (int near = 0; near < 2; near++) {
+        for (int pair = 0; pair < w->pairs; pair++) {
+            int j = pair % w->group;
+            size_t at = (size_t)got->row_offset[pair] * row;
+            if ((j >= first && j < first + count) == near)
+                memcpy(rows + at, (const char *)results + at, (size_t)got->rows[pair] * row);
+        }
+        if (!near) CHECK_OK(gln_exchange_combine_start(x, rows, out));
+        progress(x, choice / 4 % 60);
+    }
+    CHECK_OK(gln_exchange_combine_finish(x));
+    free(rows);
+}
+
 static outcome_t outcome_of(const world_t *w, gln_exchange_t *x, const plan_t *p,
                             gln_exchange_received_t *got)
 {
@@ -125,14 +172,14 @@ static outcome_t outcome_of(const world_t *w, gln_exchange_t *x, const plan_t *p
     void *in = random_values(w, 6, values, dtype);
     o.received = allocate((size_t)(got->rows_count * hidden + 1) * unit);
     gln_store(o.received, got->rows_count * hidden, w->options.dtype, 77.0);
-    CHECK_OK(gln_exchange_dispatch(x, in, o.received));
+    dispatch(x, in, o.received, random_bits(w, 10, 0));
     o.dispatch = gln_exchange_traffic(x);
     double behind = gln_load(o.received, got->rows_count * hidden, w->options.dtype);
     CHECK(behind == 77.0, "wrote behind the last row");
 
     void *results = random_values(w, 7, got->rows_count * hidden, dtype);
     o.combined = random_values(w, 8, values, dtype);
-    CHECK_OK(gln_exchange_combine(x, results, o.combined));
+    combine(w, x, got, results, o.combined, random_bits(w, 11, 0));
     o.combine = gln_exchange_traffic(x);
     void *back = random_values(w, 9, got->scalar_offset[w->pairs], acc);
     o.scalars = allocate((size_t)(p->scalars_count + 1) * gln_dtype_bytes(acc));

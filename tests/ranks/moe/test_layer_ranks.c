@@ -2,11 +2,13 @@
  * RANKS: 1 2 4
  *
  * Every rank first computes the whole of each case alone, as a world of one with one thread, then
- * its part of it in the world of all ranks, and compares outputs, gradients of x, of the gate (per
- * domain and summed in the tree), of the experts (per group and summed), plans and ledgers, bit for
- * bit. */
+ * its part of it in the world of all ranks, on one node and on several pretended ones, with and
+ * without work on near rows while far ones are under way, and compares outputs, gradients of x, of
+ * the gate (per domain and summed in the tree), of the experts (per group and summed), plans and
+ * ledgers, bit for bit. */
 #include "base/log.h"
 #include "base/rng.h"
+#include "comm/comm_internal.h"
 #include "moe/layer.h"
 #include "tests/support/bf16.h"
 #include <math.h>
@@ -30,6 +32,7 @@ enum { GATE_UP = HIDDEN * 2 * EXPERT_HIDDEN, DOWN = EXPERT_HIDDEN * HIDDEN };
 
 static gln_comm_t *world, *self;
 static int world_rank;
+static int64_t hidden_ns; /* in all runs */
 
 typedef struct layer_case {
     const char *name;
@@ -40,6 +43,13 @@ typedef struct layer_case {
     int skew; /* 1: all tokens prefer expert 5; 2: experts 0 to 3 get nobody */
     gln_wire_t wire;
 } layer_case_t;
+
+/* How rows travel and what is computed meanwhile. */
+typedef struct way {
+    int node_ranks; /* ranks of a pretended node */
+    gln_exchange_across_t across;
+    gln_overlap_t overlap;
+} way_t;
 
 /* What a run leaves: everything of the local domains and experts. */
 typedef struct run {
@@ -132,12 +142,29 @@ static float *tree_sum(gln_comm_t *comm, float *const *parts, int local, int64_t
     return copies[0];
 }
 
-/* One forward and one backward of two layers that share a workspace, in the order of a model. */
-static void run_case(gln_comm_t *comm, const layer_case_t *c, int threads, const data_t *d,
-                     run_t *r)
+/* Nothing is hidden where nothing is under way, or nobody asked. */
+static void check_times(const way_t *way, const gln_parallel_t *p, const gln_layer_t *layer)
 {
-    gln_layer_options_t o = {
-        .tokens = TOKENS, .hidden = HIDDEN, .expert_hidden = EXPERT_HIDDEN, .wire = c->wire};
+    gln_layer_times_t times = gln_layer_times(layer);
+    int far = p->local_domains < p->group_domains &&
+              (p->group_domains / p->local_domains > way->node_ranks);
+    CHECK(times.flight > 0 && times.hidden < times.flight, "%g of %g s were hidden", times.hidden,
+          times.flight);
+    if (!far || way->overlap != GLN_OVERLAP_ON) /* auto: these experts have too few rows */
+        CHECK(times.hidden == 0, "%g s were hidden", times.hidden);
+    hidden_ns += (int64_t)(1e9 * times.hidden);
+}
+
+/* One forward and one backward of two layers that share a workspace, in the order of a model. */
+static void run_case(gln_comm_t *comm, const layer_case_t *c, const way_t *way, int threads,
+                     const data_t *d, run_t *r)
+{
+    gln_layer_options_t o = {.tokens = TOKENS,
+                             .hidden = HIDDEN,
+                             .expert_hidden = EXPERT_HIDDEN,
+                             .across = way->across,
+                             .overlap = way->overlap,
+                             .wire = c->wire};
     gln_layer_step_t step = {.seed = 5, .step = 2, .keep = 1};
     gln_pool_t *pool;
     gln_kernels_t *kernels;
@@ -176,6 +203,7 @@ static void run_case(gln_comm_t *comm, const layer_case_t *c, int threads, const
           "backward");
     CHECK(gln_layer_backward(layers[0], &weights, dbetween, 0.25, r->dx, &gradients) == GLN_OK,
           "backward");
+    check_times(way, p, layers[0]);
     for (int i = 0; i < p->local_domains; ++i) {
         r->ledger[i] = gln_layer_plan(layers[0], i)->ledger;
         gln_ledger_add(&r->ledger[i], &gln_layer_plan(layers[1], i)->ledger);
@@ -319,21 +347,43 @@ static void check_numeric(void)
     free_data(&d);
 }
 
+static const way_t ways[] = {
+    {8, GLN_ACROSS_AUTO, GLN_OVERLAP_AUTO}, {8, GLN_ACROSS_AUTO, GLN_OVERLAP_ON},
+    {1, GLN_ACROSS_FLAT, GLN_OVERLAP_ON},   {1, GLN_ACROSS_FLAT, GLN_OVERLAP_OFF},
+    {1, GLN_ACROSS_AUTO, GLN_OVERLAP_AUTO}, {2, GLN_ACROSS_FLAT, GLN_OVERLAP_ON},
+    {2, GLN_ACROSS_AUTO, GLN_OVERLAP_ON},   {2, GLN_ACROSS_AUTO, GLN_OVERLAP_OFF},
+};
+
+static void set_nodes(int node_ranks)
+{
+    int nodes[DOMAINS], ranks = gln_comm_size(world);
+    for (int r = 0; r < ranks; ++r)
+        nodes[r] = r / node_ranks;
+    gln_comm_set_nodes(world, nodes, (ranks + node_ranks - 1) / node_ranks);
+}
+
 int main(void)
 {
+    const way_t alone = {8, GLN_ACROSS_AUTO, GLN_OVERLAP_OFF};
     if (gln_comm_open_world(&world) != GLN_OK || gln_comm_open_self(&self) != GLN_OK) return 1;
     world_rank = gln_comm_rank(world);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; ++i) {
         data_t d = draw_data(&cases[i]);
         run_t whole, part;
-        run_case(self, &cases[i], 1, &d, &whole);
+        run_case(self, &cases[i], &alone, 1, &d, &whole);
         check_shape(&cases[i], &whole);
-        run_case(world, &cases[i], cases[i].threads, &d, &part);
-        compare_runs(&cases[i], &part, &whole);
-        close_run(&part);
+        for (size_t k = 0; k < sizeof ways / sizeof ways[0]; ++k) {
+            set_nodes(ways[k].node_ranks);
+            run_case(world, &cases[i], &ways[k], cases[i].threads, &d, &part);
+            compare_runs(&cases[i], &part, &whole);
+            close_run(&part);
+        }
         close_run(&whole);
         free_data(&d);
     }
+    CHECK(gln_comm_sum_i64(world, &hidden_ns, 1) == GLN_OK, "sum");
+    CHECK(hidden_ns > 0 || gln_comm_size(world) == 1, "nobody computed while rows were under way");
+    set_nodes(8);
     check_numeric();
     if (world_rank == 0) printf("ok\n");
     gln_comm_close(self);

@@ -2,6 +2,7 @@
 #include "base/pool.h"
 #include <criterion/criterion.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -113,6 +114,54 @@ Test(pool, the_caller_is_worker_zero)
         gln_pool_run(pool, 100, keep_thread, threads);
         for (int i = 0; i < 100; i++)
             cr_assert(pthread_equal(threads[i], pthread_self()));
+        gln_pool_close(pool);
+    }
+}
+
+typedef struct hooked {
+    _Atomic int runs, own; /* tasks; those of worker 0 */
+    int calls, elsewhere;
+    pthread_t caller;
+    _Atomic int release; /* worker 1 waits for it: only the hook gives it */
+} hooked_t;
+
+static void hooked_task(void *ctx, int task, int worker)
+{
+    (void)task;
+    hooked_t *h = ctx;
+    atomic_fetch_add(&h->runs, 1);
+    if (worker == 0) atomic_fetch_add(&h->own, 1);
+    while (worker != 0 && !atomic_load(&h->release))
+        sched_yield();
+}
+
+static void hook(void *ctx)
+{
+    hooked_t *h = ctx;
+    h->calls++;
+    h->elsewhere += !pthread_equal(pthread_self(), h->caller);
+    if (h->calls > 200) atomic_store(&h->release, 1); /* more than tasks: so also while waiting */
+}
+
+/* After each task of the caller, and while it waits for a worker whose task ends by the hook alone.
+ */
+Test(pool, the_hook_runs_on_the_caller)
+{
+    for (int threads = 1; threads <= 3; threads++) {
+        gln_pool_t *pool = NULL;
+        hooked_t h = {.caller = pthread_self()};
+        cr_assert_eq(gln_pool_open(threads, &pool), GLN_OK);
+        gln_pool_set_hook(pool, hook, &h);
+        gln_pool_run(pool, 100, hooked_task, &h);
+        cr_expect_eq(h.runs, 100);
+        cr_expect_geq(h.calls, h.own);
+        if (threads == 1) cr_expect_eq(h.calls, 100);
+        cr_expect_eq(h.elsewhere, 0);
+        int calls = h.calls;
+        gln_pool_set_hook(pool, NULL, NULL);
+        h.release = 1;
+        gln_pool_run(pool, 100, hooked_task, &h);
+        cr_expect_eq(h.calls, calls, "taken off");
         gln_pool_close(pool);
     }
 }
