@@ -211,6 +211,8 @@ typedef struct gln_kernel_ops {
     gln_status_t (*adamw)(gln_kernels_t *k, const gln_adamw_t *args);
     /* y[i] += x[i], dtype */
     gln_status_t (*add)(gln_kernels_t *k, int64_t n, const void *x, void *y);
+    /* y[i] = x[i], from acc to dtype: what a product is to read */
+    gln_status_t (*round)(gln_kernels_t *k, int64_t n, const void *x, void *y);
     /* *out = sum of x[i]^2 over n elements of acc, in double, in blocks of fixed size and order; 0
      * for n = 0 */
     gln_status_t (*sum_squares)(gln_kernels_t *k, int64_t n, const void *x, double *out);

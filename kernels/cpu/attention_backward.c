@@ -155,8 +155,8 @@ static void FN(query_tile)(const gln_attention_run_t *run, const FN(group_scratc
     }
     for (int i = 0; i < run->stack; ++i)
         FN(attention_store)
-        (scratch->dq + i * GLN_TILE * dh, rows, dh, run->scale, args->ldqkv,
-         (elem *)run->backward->dq + row * args->ldqkv + (head + i) * dh);
+    (scratch->dq + i * GLN_TILE * dh, rows, dh, run->scale, args->ldqkv,
+     (elem *)run->backward->dq + row * args->ldqkv + (head + i) * dh);
 }
 
 static void FN(backward_task)(void *ctx, int task, int worker)

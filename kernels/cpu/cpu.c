@@ -20,7 +20,7 @@
         .gather = gln_cpu_##type##_gather, .combine = gln_cpu_##type##_combine,                 \
         .embed = gln_cpu_##type##_embed, .embed_backward = gln_cpu_##type##_embed_backward,     \
         .cross_entropy = gln_cpu_##type##_cross_entropy, .adamw = gln_cpu_##type##_adamw,       \
-        .add = gln_cpu_##type##_add,                                                            \
+        .add = gln_cpu_##type##_add, .round = gln_cpu_##type##_round,                           \
     }
 
 static const gln_kernel_ops_t ops_f32 = GLN_CPU_TABLE(f32);

@@ -211,7 +211,8 @@ gln_status_t gln_cpu_sum_squares(gln_kernels_t *k, int64_t n, const void *x, dou
     gln_status_t gln_cpu_##type##_cross_entropy(gln_kernels_t *k,                           \
                                                 const gln_cross_entropy_t *args);           \
     gln_status_t gln_cpu_##type##_adamw(gln_kernels_t *k, const gln_adamw_t *args);         \
-    gln_status_t gln_cpu_##type##_add(gln_kernels_t *k, int64_t n, const void *x, void *y);
+    gln_status_t gln_cpu_##type##_add(gln_kernels_t *k, int64_t n, const void *x, void *y); \
+    gln_status_t gln_cpu_##type##_round(gln_kernels_t *k, int64_t n, const void *x, void *y);
 
 GLN_CPU_DECLARE(f32)
 GLN_CPU_DECLARE(bf16)

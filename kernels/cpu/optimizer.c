@@ -88,10 +88,10 @@ gln_status_t gln_cpu_sum_squares(gln_kernels_t *k, int64_t n, const void *x, dou
 #include "kernels/cpu/both_types.inc"
 #else
 
-GLN_CLONES static void FN(copy_weights)(const float *restrict w, int64_t count, elem *restrict copy)
+GLN_CLONES static void FN(round_range)(const float *restrict x, int64_t count, elem *restrict y)
 {
     for (int64_t i = 0; i < count; ++i)
-        copy[i] = PUT(w[i]);
+        y[i] = PUT(x[i]);
 }
 
 /* In pieces: the weights of one are still in the first-level cache when they are copied. */
@@ -109,7 +109,7 @@ static void FN(adamw_task)(void *ctx, int task, int worker)
 
         adamw_range(&run->factors, (const float *)args->g + at, count, w, (float *)args->m + at,
                     (float *)args->v + at);
-        if (args->w_compute != NULL) FN(copy_weights)(w, count, (elem *)args->w_compute + at);
+        if (args->w_compute != NULL) FN(round_range)(w, count, (elem *)args->w_compute + at);
     }
 }
 
@@ -153,6 +153,25 @@ gln_status_t FN(add)(gln_kernels_t *k, int64_t n, const void *x, void *y)
     elements_run_t run = {.n = n, .x = x, .y = y};
 
     gln_pool_run(k->pool, gln_cpu_tasks(n, GLN_CPU_TASK_ELEMENTS), FN(add_task), &run);
+    return GLN_OK;
+}
+
+static void FN(round_task)(void *ctx, int task, int worker)
+{
+    const elements_run_t *run = ctx;
+    int64_t first = (int64_t)task * GLN_CPU_TASK_ELEMENTS;
+
+    (void)worker;
+    FN(round_range)
+    ((const float *)run->x + first, gln_cpu_min(GLN_CPU_TASK_ELEMENTS, run->n - first),
+     (elem *)run->y + first);
+}
+
+gln_status_t FN(round)(gln_kernels_t *k, int64_t n, const void *x, void *y)
+{
+    elements_run_t run = {.n = n, .x = x, .y = y};
+
+    gln_pool_run(k->pool, gln_cpu_tasks(n, GLN_CPU_TASK_ELEMENTS), FN(round_task), &run);
     return GLN_OK;
 }
 #endif

@@ -105,12 +105,11 @@ static void FN(combine_task)(void *ctx, int task, int worker)
             FN(many_rows)(args, j, end, out);
         else if (end - j == 2)
             FN(two_rows)
-            (weight != NULL ? weight[j] : 1.0f, rows + args->index[j] * h,
-             weight != NULL ? weight[j + 1] : 1.0f, rows + args->index[j + 1] * h, h, out);
+        (weight != NULL ? weight[j] : 1.0f, rows + args->index[j] * h,
+         weight != NULL ? weight[j + 1] : 1.0f, rows + args->index[j + 1] * h, h, out);
         else if (end - j == 1)
             FN(one_row)(weight != NULL ? weight[j] : 1.0f, rows + args->index[j] * h, h, out);
-        else
-            memset(out, 0, (size_t)h * sizeof *out);
+        else memset(out, 0, (size_t)h * sizeof *out);
     }
 }
 
@@ -131,8 +130,7 @@ static void FN(embed_task)(void *ctx, int task, int worker)
     (void)worker;
     for (int64_t n = first; n < last; ++n)
         FN(copy_row)
-        ((const elem *)args->table + args->ids[n] * args->h, args->h,
-         (elem *)args->out + n * args->h);
+    ((const elem *)args->table + args->ids[n] * args->h, args->h, (elem *)args->out + n * args->h);
 }
 
 gln_status_t FN(embed)(gln_kernels_t *k, const gln_embed_t *args)

@@ -17,29 +17,30 @@
 extern "C" {
 #endif
 
-#define GLN_REF_DECLARE(type)                                                               \
-    gln_status_t gln_ref_##type##_gemm(gln_kernels_t *k, gln_gemm_mode_t mode,              \
-                                       const gln_gemm_t *items, int count);                 \
-    gln_status_t gln_ref_##type##_rmsnorm(gln_kernels_t *k, const gln_rmsnorm_t *args);     \
-    gln_status_t gln_ref_##type##_rmsnorm_backward(gln_kernels_t *k,                        \
-                                                   const gln_rmsnorm_backward_t *args);     \
-    gln_status_t gln_ref_##type##_rope(gln_kernels_t *k, const gln_rope_t *args);           \
-    gln_status_t gln_ref_##type##_attention(gln_kernels_t *k, const gln_attention_t *args); \
-    gln_status_t gln_ref_##type##_attention_backward(gln_kernels_t *k,                      \
-                                                     const gln_attention_backward_t *args); \
-    gln_status_t gln_ref_##type##_swiglu(gln_kernels_t *k, const gln_swiglu_t *args);       \
-    gln_status_t gln_ref_##type##_swiglu_backward(gln_kernels_t *k,                         \
-                                                  const gln_swiglu_backward_t *args);       \
-    gln_status_t gln_ref_##type##_gather(gln_kernels_t *k, const gln_gather_t *args);       \
-    gln_status_t gln_ref_##type##_combine(gln_kernels_t *k, const gln_combine_t *args);     \
-    gln_status_t gln_ref_##type##_embed(gln_kernels_t *k, const gln_embed_t *args);         \
-    gln_status_t gln_ref_##type##_embed_backward(gln_kernels_t *k,                          \
-                                                 const gln_embed_backward_t *args);         \
-    gln_status_t gln_ref_##type##_cross_entropy(gln_kernels_t *k,                           \
-                                                const gln_cross_entropy_t *args);           \
-    gln_status_t gln_ref_##type##_adamw(gln_kernels_t *k, const gln_adamw_t *args);         \
-    gln_status_t gln_ref_##type##_add(gln_kernels_t *k, int64_t n, const void *x, void *y); \
-    gln_status_t gln_ref_##type##_sum_squares(gln_kernels_t *k, int64_t n, const void *x,   \
+#define GLN_REF_DECLARE(type)                                                                 \
+    gln_status_t gln_ref_##type##_gemm(gln_kernels_t *k, gln_gemm_mode_t mode,                \
+                                       const gln_gemm_t *items, int count);                   \
+    gln_status_t gln_ref_##type##_rmsnorm(gln_kernels_t *k, const gln_rmsnorm_t *args);       \
+    gln_status_t gln_ref_##type##_rmsnorm_backward(gln_kernels_t *k,                          \
+                                                   const gln_rmsnorm_backward_t *args);       \
+    gln_status_t gln_ref_##type##_rope(gln_kernels_t *k, const gln_rope_t *args);             \
+    gln_status_t gln_ref_##type##_attention(gln_kernels_t *k, const gln_attention_t *args);   \
+    gln_status_t gln_ref_##type##_attention_backward(gln_kernels_t *k,                        \
+                                                     const gln_attention_backward_t *args);   \
+    gln_status_t gln_ref_##type##_swiglu(gln_kernels_t *k, const gln_swiglu_t *args);         \
+    gln_status_t gln_ref_##type##_swiglu_backward(gln_kernels_t *k,                           \
+                                                  const gln_swiglu_backward_t *args);         \
+    gln_status_t gln_ref_##type##_gather(gln_kernels_t *k, const gln_gather_t *args);         \
+    gln_status_t gln_ref_##type##_combine(gln_kernels_t *k, const gln_combine_t *args);       \
+    gln_status_t gln_ref_##type##_embed(gln_kernels_t *k, const gln_embed_t *args);           \
+    gln_status_t gln_ref_##type##_embed_backward(gln_kernels_t *k,                            \
+                                                 const gln_embed_backward_t *args);           \
+    gln_status_t gln_ref_##type##_cross_entropy(gln_kernels_t *k,                             \
+                                                const gln_cross_entropy_t *args);             \
+    gln_status_t gln_ref_##type##_adamw(gln_kernels_t *k, const gln_adamw_t *args);           \
+    gln_status_t gln_ref_##type##_add(gln_kernels_t *k, int64_t n, const void *x, void *y);   \
+    gln_status_t gln_ref_##type##_round(gln_kernels_t *k, int64_t n, const void *x, void *y); \
+    gln_status_t gln_ref_##type##_sum_squares(gln_kernels_t *k, int64_t n, const void *x,     \
                                               double *out);
 
 GLN_REF_DECLARE(f32)

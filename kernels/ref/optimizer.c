@@ -41,6 +41,14 @@ gln_status_t FN(add)(gln_kernels_t *k, int64_t n, const void *x, void *y)
     return GLN_OK;
 }
 
+gln_status_t FN(round)(gln_kernels_t *k, int64_t n, const void *x, void *y)
+{
+    (void)k;
+    for (int64_t i = 0; i < n; ++i)
+        ((elem *)y)[i] = PUT(((const real *)x)[i]);
+    return GLN_OK;
+}
+
 gln_status_t FN(sum_squares)(gln_kernels_t *k, int64_t n, const void *x, double *out)
 {
     double total = 0;

@@ -13,7 +13,8 @@
         .gather = gln_ref_##type##_gather, .combine = gln_ref_##type##_combine,                 \
         .embed = gln_ref_##type##_embed, .embed_backward = gln_ref_##type##_embed_backward,     \
         .cross_entropy = gln_ref_##type##_cross_entropy, .adamw = gln_ref_##type##_adamw,       \
-        .add = gln_ref_##type##_add, .sum_squares = gln_ref_##type##_sum_squares,               \
+        .add = gln_ref_##type##_add, .round = gln_ref_##type##_round,                           \
+        .sum_squares = gln_ref_##type##_sum_squares,                                            \
     }
 
 static const gln_kernel_ops_t ops_f32 = GLN_REF_TABLE(f32);

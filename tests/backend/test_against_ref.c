@@ -151,6 +151,11 @@ Test(against_ref, add)
     check(gln_case_add, 6);
 }
 
+Test(against_ref, round)
+{
+    check(gln_case_round, 6);
+}
+
 Test(against_ref, sum_squares)
 {
     check(gln_case_sum_squares, 6);

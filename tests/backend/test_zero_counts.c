@@ -32,6 +32,7 @@ static void call_all(gln_kernels_t *k)
     cr_expect_eq(ops->cross_entropy(k, &(gln_cross_entropy_t){.v = 8, .scale = 1}), GLN_OK);
     cr_expect_eq(ops->adamw(k, &(gln_adamw_t){.t = 1, .beta1 = 0.9, .beta2 = 0.9}), GLN_OK);
     cr_expect_eq(ops->add(k, 0, NULL, NULL), GLN_OK);
+    cr_expect_eq(ops->round(k, 0, NULL, NULL), GLN_OK);
     cr_expect_eq(ops->sum_squares(k, 0, NULL, &sum), GLN_OK);
     cr_expect_eq(sum, 0);
 }

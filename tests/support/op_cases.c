@@ -331,6 +331,16 @@ gln_status_t gln_case_add(gln_kernels_t *k, gln_kernels_t *ref, int variant, gln
     return k->ops->add(k, n, x, y);
 }
 
+gln_status_t gln_case_round(gln_kernels_t *k, gln_kernels_t *ref, int variant, gln_record_t *record)
+{
+    int64_t n = rows_of(record, variant, 70000);
+    const void *x = gln_record_in(record, "x", k->acc, n, 1);
+    void *y = gln_record_out(record, "y", k->dtype, n, 0);
+
+    (void)ref;
+    return k->ops->round(k, n, x, y);
+}
+
 gln_status_t gln_case_sum_squares(gln_kernels_t *k, gln_kernels_t *ref, int variant,
                                   gln_record_t *record)
 {

@@ -43,6 +43,8 @@ gln_status_t gln_case_cross_entropy(gln_kernels_t *k, gln_kernels_t *ref, int va
 gln_status_t gln_case_adamw(gln_kernels_t *k, gln_kernels_t *ref, int variant,
                             gln_record_t *record);
 gln_status_t gln_case_add(gln_kernels_t *k, gln_kernels_t *ref, int variant, gln_record_t *record);
+gln_status_t gln_case_round(gln_kernels_t *k, gln_kernels_t *ref, int variant,
+                            gln_record_t *record);
 gln_status_t gln_case_sum_squares(gln_kernels_t *k, gln_kernels_t *ref, int variant,
                                   gln_record_t *record);
 
