@@ -1,8 +1,7 @@
 /* Training gives the same bits whatever form the exchange takes between nodes: losses, gradient
  * norms, ledgers and final weights of a run on pretended nodes, flat and hierarchical, against a
- * world of one rank; the hierarchical run sends fewer rows between nodes, and its steps allocate
- * nothing after the first.
- * RANKS: 2 4 */
+ * world of one rank, with and without overlap; the hierarchical run sends fewer rows between nodes,
+ * and its steps allocate nothing after the first. RANKS: 2 4 */
 #include "comm/comm_internal.h"
 #include "moe/trainer.h"
 #include <unistd.h>
@@ -57,8 +56,9 @@ static void write_text(char *path, size_t size)
     CHECK(gln_comm_barrier(world) == GLN_OK, "barrier");
 }
 
-static outcome_t train(gln_comm_t *comm, const char *path, const char *form, const char *replicas,
-                       const char *k)
+/* `overlap` is a whole override; no result depends on it either. */
+static outcome_t train(gln_comm_t *comm, const char *path, const char *form, const char *overlap,
+                       const char *replicas, const char *k)
 {
     char train[128], valid[128], exchange[64];
     const char *sets[] = {"model.hidden=32",
@@ -73,6 +73,7 @@ static outcome_t train(gln_comm_t *comm, const char *path, const char *form, con
                           "train.batch=8",
                           "run.dir=none",
                           "eval.windows=16",
+                          overlap,
                           replicas,
                           k,
                           exchange,
@@ -125,10 +126,10 @@ static void compare(const char *name, const outcome_t *found, const outcome_t *w
 
 static void check_case(const char *path, const char *replicas, const char *k)
 {
-    outcome_t alone = train(self, path, "auto", replicas, k);
-    outcome_t flat = train(world, path, "flat", replicas, k);
-    outcome_t hierarchical = train(world, path, "hierarchical", replicas, k);
-    outcome_t automatic = train(world, path, "auto", replicas, k);
+    outcome_t alone = train(self, path, "auto", "parallel.overlap=auto", replicas, k);
+    outcome_t flat = train(world, path, "flat", "parallel.overlap=on", replicas, k);
+    outcome_t hierarchical = train(world, path, "hierarchical", "parallel.overlap=on", replicas, k);
+    outcome_t automatic = train(world, path, "auto", "parallel.overlap=off", replicas, k);
     CHECK(alone.loss[0] != alone.loss[STEPS - 1], "the run must learn something");
     CHECK(strcmp(flat.form, "flat") == 0 && strcmp(hierarchical.form, "hierarchical") == 0 &&
               strcmp(automatic.form, "hierarchical") == 0,
