@@ -1,8 +1,7 @@
 /* Training gives the same bits whatever form the exchange takes between nodes: losses, gradient
  * norms, ledgers and final weights of a run on pretended nodes, flat and hierarchical, against a
- * world of one rank; the hierarchical run sends fewer rows between nodes, and its steps allocate
- * nothing after the first.
- * RANKS: 2 4 */
+ * world of one rank, with and without overlap; the hierarchical run sends fewer rows between nodes,
+ * and its steps allocate nothing after the first. RANKS: 2 4 */
 #include "comm/comm_internal.h"
 #include "moe/trainer.h"
 #include <math.h>
@@ -58,8 +57,9 @@ static void write_text(char *path, size_t size)
     CHECK(gln_comm_barrier(world) == GLN_OK, "barrier");
 }
 
-static outcome_t train(gln_comm_t *comm, const char *path, const char *form, const char *replicas,
-                       const char *k, const char *wire)
+/* `overlap` is a whole override; no result depends on it either. */
+static outcome_t train(gln_comm_t *comm, const char *path, const char *form, const char *overlap,
+                       const char *replicas, const char *k, const char *wire)
 {
     char train[128], valid[128], exchange[64];
     const char *sets[] = {"model.hidden=32" /* HIDDEN */,
@@ -74,6 +74,7 @@ static outcome_t train(gln_comm_t *comm, const char *path, const char *form, con
                           "train.batch=8",
                           "run.dir=none",
                           "eval.windows=16",
+                          overlap,
                           replicas,
                           k,
                           wire,
@@ -128,10 +129,11 @@ static void compare(const char *name, const outcome_t *found, const outcome_t *w
 /* @return the last loss */
 static double check_case(const char *path, const char *replicas, const char *k, const char *wire)
 {
-    outcome_t alone = train(self, path, "auto", replicas, k, wire);
-    outcome_t flat = train(world, path, "flat", replicas, k, wire);
-    outcome_t hierarchical = train(world, path, "hierarchical", replicas, k, wire);
-    outcome_t automatic = train(world, path, "auto", replicas, k, wire);
+    outcome_t alone = train(self, path, "auto", "parallel.overlap=auto", replicas, k, wire);
+    outcome_t flat = train(world, path, "flat", "parallel.overlap=on", replicas, k, wire);
+    outcome_t hierarchical =
+        train(world, path, "hierarchical", "parallel.overlap=on", replicas, k, wire);
+    outcome_t automatic = train(world, path, "auto", "parallel.overlap=off", replicas, k, wire);
     CHECK(alone.loss[0] != alone.loss[STEPS - 1], "the run must learn something");
     /* auto takes what it measures to be faster */
     int like_flat = strcmp(automatic.form, "flat") == 0;
