@@ -109,7 +109,8 @@ static void print_run(const gln_train_t *t, const char *changes, FILE *out)
     if (t->first_step > 0)
         fprintf(out, "going on from step %lld", (long long)t->first_step);
     else
-        fprintf(out, "from the start");
+        fprintf(out, "from %s", t->run.train.upcycle[0] ? "a dense model, " : "the start");
+    if (t->first_step == 0 && t->run.train.upcycle[0]) fprintf(out, "%s,", t->run.train.upcycle);
     fprintf(out, " to step %lld\n", (long long)t->run.train.steps);
     if (changes[0]) fprintf(out, "  changed   %s\n", changes);
     fprintf(
@@ -143,6 +144,8 @@ static void print_start_json(const gln_train_t *t, const char *changes, FILE *ou
         t->bind.ranks ? t->bind.mine.text : "parallel.bind is none", "bound_ranks", t->bind.bound);
     json_object_update(object, rest);
     json_decref(rest);
+    if (t->run.train.upcycle[0])
+        json_object_set_new(object, "upcycle", json_string(t->run.train.upcycle));
     json_object_set_new(object, "wire", json_string(choice("parallel.wire", t->run.parallel.wire)));
     const char *reason, *form = gln_model_exchange_form(gln_trainer_model(t->trainer), &reason);
     if (form) {

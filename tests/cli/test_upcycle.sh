@@ -15,6 +15,7 @@ for ranks in 1 2 4; do
     from=dense
     [ $ranks -eq 2 ] && from=dense4
     must_run $ranks train run.yaml --set train.steps=10 --set train.upcycle=$from --set run.dir=up$ranks
+    grep -qF "from a dense model, $from, to step 10" out || fail "upcycled on $ranks ranks: does not say from what"
     same_lines up$ranks/metrics.jsonl >up$ranks.lines
     must_run 0 ckpt digest up$ranks
     mv out up$ranks.digest

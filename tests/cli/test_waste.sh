@@ -56,7 +56,8 @@ head -n "$before" parts/cells.jsonl | cmp -s - before.jsonl || fail "finished ce
 [ "$(grep -o '"key":"[^"]*"' parts/cells.jsonl | sort -u | wc -l)" -eq "$cells" ] || fail "a cell was repeated"
 
 cp parts/cells.jsonl before.jsonl
-must_run 0 waste run.yaml --set parallel.domains=4 "${small[@]}" "${grid[@]}" --set run.dir=parts
+must_run 0 waste run.yaml --set parallel.domains=4 "${small[@]}" "${grid[@]}" --set run.dir=parts --set parallel.exchange=flat \
+    --set parallel.path=messages --set parallel.overlap=off --set parallel.timeout_ms=1000000
 cmp -s parts/cells.jsonl before.jsonl || fail "a finished grid was run again"
 grep -qE '^top1\+fr\+ir +0\.5 +yes +2 ' out || fail "no table as text"
 grep -qE '^\| top2\+fr\+ir \| 1 \| no \| 2 \| ' parts/waste.md || fail "no table in waste.md"
