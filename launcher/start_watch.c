@@ -1,24 +1,27 @@
 /* Ranks of the same host are the children of one parent, the daemon of mpirun or srun; which of
  * them are stopped is read from /proc: one look at every process of the host, when the time is
- * over. The lowest rank that is not stopped speaks; the others are a moment behind. So are all
- * ranks of a host where none is stopped: those of the host where one is can name it. */
+ * over. The first rank of a host that gets there speaks, the others keep quiet. The ranks of a host
+ * where none is stopped wait a moment: those of the host where one is can name it. */
 #include "launcher/start_watch.h"
 
 #include "launcher/command.h"
 #include "launcher/session.h"
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
 enum {
     NAMES_BYTES = 700,
     ENVIRONMENT_BYTES = 1 << 16,
-    BEHIND_MS = 500,
+    QUIET_MS = 1000,
     NONE_MS = 400,
     STOPPED_MS = 300,
     PIDS_MAX = 64
@@ -61,7 +64,6 @@ typedef struct stopped {
     char names[NAMES_BYTES]; /* "rank 1 (host a, pid 7, stopped), ..." */
     pid_t pids[PIDS_MAX];
     int count;
-    int lowest; /* rank here that is not stopped */
 } stopped_t;
 
 static void find_stopped(stopped_t *found)
@@ -74,11 +76,7 @@ static void find_stopped(stopped_t *found)
         char state = 0;
         if (entry->d_name[0] < '1' || entry->d_name[0] > '9') continue;
         int rank = sibling_rank(entry->d_name, &state);
-        if (rank < 0) continue;
-        if (state != 'T' && state != 't') {
-            if (rank < found->lowest) found->lowest = rank;
-            continue;
-        }
+        if (rank < 0 || (state != 'T' && state != 't')) continue;
         if (found->count < PIDS_MAX) found->pids[found->count++] = (pid_t)atoi(entry->d_name);
         if (used + 128 < sizeof found->names)
             used += (size_t)snprintf(found->names + used, sizeof found->names - used,
@@ -91,6 +89,18 @@ static void find_stopped(stopped_t *found)
 static void rest_ms(int ms)
 {
     nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L}, NULL);
+}
+
+/* True in the first process of this host's ranks that asks: it owns the name of a socket (an
+ * abstract one, which ends with the process). Where there are no sockets, in all. */
+static bool is_first(void)
+{
+    struct sockaddr_un name = {.sun_family = AF_UNIX};
+    int handle = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (handle < 0) return true;
+    snprintf(name.sun_path + 1, sizeof name.sun_path - 1, "gleaner late %d %d", (int)getuid(),
+             (int)getppid());
+    return bind(handle, (struct sockaddr *)&name, sizeof name) == 0 || errno != EADDRINUSE;
 }
 
 /* This process itself was stopped when the time was over, and woke because a daemon ends the job.
@@ -113,20 +123,14 @@ static void __attribute__((noreturn)) end_stopped(const gln_start_watch_t *watch
  * moment; ranks that leave while others are stopped in MPI_Init crash mpirun 4.1. */
 static void __attribute__((noreturn)) end_process(const gln_start_watch_t *watch, int64_t late_ms)
 {
-    static stopped_t found, later;
+    static stopped_t found;
     int mine = gln_session_environment_rank();
-    found.lowest = mine;
     if (late_ms > STOPPED_MS) end_stopped(watch, mine);
-    find_stopped(&found);
-    if (found.lowest < mine) rest_ms(BEHIND_MS);
-    if (found.lowest < mine && found.count > 0) {
-        later.lowest = mine;
-        find_stopped(&later);
-        if (later.count == 0) { /* the lowest has spoken and killed them */
-            rest_ms(1000);
-            _Exit(GLN_EXIT_FAILED);
-        }
+    if (!is_first()) {
+        rest_ms(QUIET_MS + 100 * (mine < 10 ? mine : 10));
+        _Exit(GLN_EXIT_FAILED);
     }
+    find_stopped(&found);
     if (found.count == 0) rest_ms(NONE_MS);
     fprintf(stderr, "gleaner: error: rank %d: %s did not arrive within %lld ms; operation %s\n",
             mine, found.names[0] ? found.names : "another rank (none of this host is stopped)",
@@ -136,7 +140,7 @@ static void __attribute__((noreturn)) end_process(const gln_start_watch_t *watch
         kill(found.pids[i], SIGKILL);
     /* The first that leaves makes every daemon end its ranks. One that dies just then costs its
      * daemon two whole sleeps, one that dies later cuts one of them short: one after the other. */
-    rest_ms(found.count > 0 ? 1000 : 100 * (mine < 10 ? mine : 10));
+    rest_ms(found.count > 0 ? 1000 : 100);
     _Exit(GLN_EXIT_FAILED);
 }
 
