@@ -91,7 +91,7 @@ gln_status_t gln_layer_open(const gln_parallel_t *parallel, gln_kernels_t *kerne
                             int index, gln_layer_t **out)
 {
     gln_layer_bounds_t bounds;
-    gln_status_t status = gln_layer_check_options(parallel, kernels, options);
+    gln_status_t status = gln_layer_check_options(parallel, options);
 
     if (status != GLN_OK) return status;
     gln_layer_t *layer = calloc(1, sizeof *layer);
