@@ -384,11 +384,19 @@ static void check_numeric(void)
 }
 
 static const way_t ways[] = {
-    {8, GLN_ACROSS_AUTO, GLN_OVERLAP_AUTO}, {8, GLN_ACROSS_AUTO, GLN_OVERLAP_ON},
-    {1, GLN_ACROSS_FLAT, GLN_OVERLAP_ON},   {1, GLN_ACROSS_FLAT, GLN_OVERLAP_OFF},
-    {1, GLN_ACROSS_AUTO, GLN_OVERLAP_AUTO}, {2, GLN_ACROSS_FLAT, GLN_OVERLAP_ON},
-    {2, GLN_ACROSS_AUTO, GLN_OVERLAP_ON},   {2, GLN_ACROSS_AUTO, GLN_OVERLAP_OFF},
+    {8, GLN_ACROSS_AUTO, GLN_OVERLAP_AUTO},        {8, GLN_ACROSS_AUTO, GLN_OVERLAP_ON},
+    {1, GLN_ACROSS_FLAT, GLN_OVERLAP_ON},          {1, GLN_ACROSS_FLAT, GLN_OVERLAP_OFF},
+    {1, GLN_ACROSS_AUTO, GLN_OVERLAP_AUTO},        {2, GLN_ACROSS_FLAT, GLN_OVERLAP_ON},
+    {2, GLN_ACROSS_AUTO, GLN_OVERLAP_ON},          {2, GLN_ACROSS_AUTO, GLN_OVERLAP_OFF},
+    {1, GLN_ACROSS_HIERARCHICAL, GLN_OVERLAP_OFF}, {2, GLN_ACROSS_HIERARCHICAL, GLN_OVERLAP_ON},
 };
+
+/* The hierarchical form needs a group over several nodes. */
+static int is_possible(const way_t *way, const layer_case_t *c)
+{
+    return way->across != GLN_ACROSS_HIERARCHICAL ||
+           (c->groups == 1 && gln_comm_size(world) > way->node_ranks);
+}
 
 static void set_nodes(int node_ranks)
 {
@@ -409,6 +417,7 @@ int main(void)
         run_case(self, &cases[i], &alone, 1, &d, &whole);
         check_shape(&cases[i], &whole);
         for (size_t k = 0; k < sizeof ways / sizeof ways[0]; ++k) {
+            if (!is_possible(&ways[k], &cases[i])) continue;
             set_nodes(ways[k].node_ranks);
             run_case(world, &cases[i], &ways[k], cases[i].threads, &d, &part);
             compare_runs(&cases[i], &part, &whole);
