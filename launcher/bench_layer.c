@@ -5,7 +5,7 @@
  * rank at once, as the layer does. Work by formula, over all ranks: rows = routed + filled +
  * rectified rows of the ledger; a row costs three products of H x F at 2 flops, 6 H F, forward, and
  * twice that backward; the gate costs 2 T H E, and twice that backward. Replayed logits become the
- * first E columns of the input, and the gate passes them on. */
+ * first E columns of the input, rounded if that is bf16, and the gate passes them on. */
 #include "launcher/command.h"
 
 #include "base/log.h"
@@ -363,6 +363,7 @@ static gln_status_t print_json(const bench_t *b, const figures_t *r)
                  {"plain_min_seconds", r->gemm_min},
                  {"plain_gflops_per_second", 1e-9 * r->gemm_flops / r->gemm_median},
                  {"ratio", r->ratio}};
+    json_object_set_new(object, "dtype", json_string(gln_dtype_name(dtype_of(b))));
     json_object_set_new(object, "logits",
                         b->recorded.data
                             ? json_sprintf("%s: %s", b->recorded.path, b->recorded.name)
@@ -379,11 +380,12 @@ static void print(const bench_t *b, const figures_t *r)
     char pace[16], ledger[160];
     gln_text_count(r->tokens / r->layer_median, pace, sizeof pace);
     gln_figures_ledger_text(&b->ledger, ledger, sizeof ledger);
-    printf("one MoE layer, forward and backward: H %lld, F %lld, E %lld, K %lld, D %lld; %.0f "
-           "tokens, %.0f rows\n",
-           (long long)b->options.hidden, (long long)b->options.expert_hidden,
-           (long long)b->run.model.experts, (long long)b->run.router.k,
-           (long long)b->run.parallel.domains, r->tokens, r->rows);
+    printf(
+        "one MoE layer in %s, forward and backward: H %lld, F %lld, E %lld, K %lld, D %lld; %.0f "
+        "tokens, %.0f rows\n",
+        gln_dtype_name(dtype_of(b)), (long long)b->options.hidden,
+        (long long)b->options.expert_hidden, (long long)b->run.model.experts,
+        (long long)b->run.router.k, (long long)b->run.parallel.domains, r->tokens, r->rows);
     if (b->recorded.data) printf("routing replayed: %s: %s\n", b->recorded.path, b->recorded.name);
     printf("%s; %d rank%s of %d thread%s; %lld repetitions\n\n", b->machine.summary,
            b->session.ranks, b->session.ranks == 1 ? "" : "s", b->machine.threads,

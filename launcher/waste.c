@@ -167,6 +167,7 @@ static gln_status_t evaluate_dropless(waste_t *w, gln_trainer_t *trained,
     size_t element = gln_dtype_bytes(from->acc);
     memcpy(to->dense_w, from->dense_w, (size_t)from->dense_count * element);
     memcpy(to->expert_w, from->expert_w, (size_t)from->expert_count * element);
+    gln_params_round(to);
     status = gln_trainer_evaluate(trainer, &report);
     if (status == GLN_OK) *bits = report.bits_per_byte;
     gln_trainer_close(trainer);

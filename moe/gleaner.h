@@ -35,7 +35,8 @@ typedef struct gln_moe_options {
     int expert_replicas;   /* R; 0: 1 */
     int threads;           /* of this rank; 0: 1 */
     gln_backend_t backend; /* note: zero is the reference; set GLN_BACKEND_CPU for speed */
-    gln_dtype_t dtype;     /* GLN_F32 (default), GLN_F64 with the reference backend */
+    gln_dtype_t dtype;     /* GLN_F32 (default); GLN_BF16: rows and weights in bf16, gradients of
+                              weights in f32; GLN_F64 with the reference backend */
     uint64_t seed;         /* initial weights: normal(0, 0.02), the same at any rank count */
     gln_router_options_t router;
     gln_wire_t wire; /* type of rows between ranks: the layer's, or GLN_WIRE_BF16 with GLN_F32 */
@@ -60,7 +61,8 @@ gln_ledger_t gln_moe_ledger(const gln_moe_t *moe);
 
 /** Weights and gradients of this rank, in place: which = "gate" [H, E], "gate_up" [local experts,
  * H, 2F], "down" [local experts, F, H]. Owned by the layer, valid until close. GLN_ERR_ARGUMENT on
- * another name. */
+ * another name.
+ * Who trains in bf16 keeps master weights in f32 and writes them here, rounded, after each step. */
 gln_status_t gln_moe_parameter(gln_moe_t *moe, const char *which, gln_tensor_t *weight,
                                gln_tensor_t *gradient);
 

@@ -27,7 +27,8 @@
  * min(E, c)),  rows <= min(sum, G T min(n, c), routes). Workspace, elements:  rows H + routes (H +
  * F), and for training routes (3 F + 4) + D/P T H more, beside the exchange's own buffers; with a
  * narrower wire (layer_wire.c) the exchange's rows are that narrow, and D/P T H of them and rows H
- * of f32 come on top. Layer:
+ * of f32 come on top. In bf16 an element has 2 bytes, and what belongs to a route or a logit 4; D/P
+ * T E of 2 bytes come on top. Layer:
  * routes (H + 2 F + 1) elements and 3 routes + rows int32 (in the workspace for forward_only), the
  * plans and the router's scratch. */
 #include "moe/layer.h"
@@ -91,7 +92,7 @@ gln_status_t gln_layer_open(const gln_parallel_t *parallel, gln_kernels_t *kerne
                             int index, gln_layer_t **out)
 {
     gln_layer_bounds_t bounds;
-    gln_status_t status = gln_layer_check_options(parallel, kernels, options);
+    gln_status_t status = gln_layer_check_options(parallel, options);
 
     if (status != GLN_OK) return status;
     gln_layer_t *layer = calloc(1, sizeof *layer);

@@ -79,7 +79,7 @@ static void order_scalars(gln_layer_t *layer)
     const int32_t *row = layer->rows.route_row;
     int64_t count = layer->rows.rows_count;
 
-    if (w->bounds.element_bytes == 8)
+    if (w->bounds.acc_bytes == 8)
         for (int64_t q = 0; q < count; ++q)
             ((double *)w->scalars_in)[q] = ((const double *)w->row_a)[row[q]];
     else
@@ -159,7 +159,7 @@ static const char *plan_scalars(const gln_layer_t *layer, const gln_plan_t *plan
                                 const char *scalars)
 {
     gln_layer_workspace_t *w = layer->workspace;
-    int64_t element = w->bounds.element_bytes;
+    int64_t element = w->bounds.acc_bytes;
 
     for (int place = 0; place < plan->experts; ++place) {
         int e = gln_layer_expert_at(layer, place);
@@ -190,7 +190,7 @@ static gln_status_t run_gate(gln_layer_t *layer, const gln_layer_weights_t *weig
     gln_gemm_t x_item = {.m = p->local_domains * tokens,
                          .n = hidden,
                          .k = experts,
-                         .a = w->logits,
+                         .a = w->dlogits,
                          .lda = experts,
                          .b = weights->gate,
                          .ldb = experts,
@@ -209,13 +209,16 @@ static gln_status_t run_gate(gln_layer_t *layer, const gln_layer_weights_t *weig
                                    .k = tokens,
                                    .a = gln_at(layer->x, i * tokens * hidden, k->dtype),
                                    .lda = hidden,
-                                   .b = dlogits,
+                                   .b = gln_at(w->dlogits, i * tokens * experts, k->dtype),
                                    .ldb = experts,
                                    .c = gradients->gate[i],
                                    .ldc = experts};
     }
+    status = w->dlogits == w->logits
+                 ? GLN_OK
+                 : k->ops->round(k, p->local_domains * tokens * experts, w->logits, w->dlogits);
     gln_layer_lap(mark, &layer->times.router);
-    status = k->ops->gemm(k, gate_mode, w->items, p->local_domains);
+    if (status == GLN_OK) status = k->ops->gemm(k, gate_mode, w->items, p->local_domains);
     if (status == GLN_OK) status = k->ops->gemm(k, x_mode, &x_item, 1);
     gln_layer_lap(mark, &layer->times.gemm);
     return status;

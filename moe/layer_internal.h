@@ -20,7 +20,8 @@ typedef struct gln_layer_bounds {
     int64_t received_rows, received_routes;          /* of this rank as a destination */
     int64_t plan_routes, plan_rects;                 /* of one domain */
     int64_t forward_only;
-    int64_t element_bytes; /* dtype, equal to acc */
+    int64_t element_bytes; /* of dtype: rows, activations and their gradients */
+    int64_t acc_bytes;     /* of acc: weights of routes, logits, scalars */
     int64_t wire_dtype;    /* of rows between ranks: gln_dtype_t */
 } gln_layer_bounds_t;
 
@@ -77,6 +78,7 @@ struct gln_layer_workspace {
     void *combine_weight;   /* [received_routes] acc */
     /* activations and gradients */
     void *logits;      /* [D/P * T, E] acc: logits, then their gradients */
+    void *dlogits;     /* the gradients as products read them; logits where dtype equals acc */
     void *received_x;  /* [received_rows, H]: rows in received order, in, then back */
     void *wire_rows;   /* the same as they travel; received_x itself where the types are equal */
     void *wire_tokens; /* [D/P * T, H] wire dtype: tokens out, then their sums; NULL where equal */
@@ -123,7 +125,7 @@ void gln_layer_rows_layout(const gln_layer_bounds_t *bounds, gln_arena_t *arena,
 gln_status_t gln_layer_bounds_set(const gln_parallel_t *parallel, const gln_kernels_t *kernels,
                                   const gln_layer_options_t *options, const gln_router_t *router,
                                   gln_layer_bounds_t *out);
-gln_status_t gln_layer_check_options(const gln_parallel_t *parallel, const gln_kernels_t *kernels,
+gln_status_t gln_layer_check_options(const gln_parallel_t *parallel,
                                      const gln_layer_options_t *options);
 gln_status_t gln_layer_open_router(const gln_parallel_t *parallel, const gln_kernels_t *kernels,
                                    const gln_layer_options_t *options, gln_router_t **out);

@@ -61,8 +61,7 @@ static int64_t list_tokens(const gln_layer_t *layer, const gln_plan_t *plan, int
 
     memset(w->token_bits, 0, (size_t)words * 8);
     for (int place = first; place < first + (int)w->bounds.per_domain; ++place) {
-        route_span_t span =
-            span_of(plan, gln_layer_expert_at(layer, place), w->bounds.element_bytes);
+        route_span_t span = span_of(plan, gln_layer_expert_at(layer, place), w->bounds.acc_bytes);
         set_bits(w->token_bits, span.slot_token, span.slots);
         set_bits(w->token_bits, span.rect_token, span.rects);
     }
@@ -79,7 +78,7 @@ static int64_t list_tokens(const gln_layer_t *layer, const gln_plan_t *plan, int
 static int64_t write_meta(const gln_layer_t *layer, const gln_plan_t *plan, int first, char *meta)
 {
     const gln_layer_workspace_t *w = layer->workspace;
-    int64_t per_domain = w->bounds.per_domain, e_bytes = w->bounds.element_bytes, n = 0;
+    int64_t per_domain = w->bounds.per_domain, e_bytes = w->bounds.acc_bytes, n = 0;
     int32_t *routes = (int32_t *)(void *)meta, *row = routes + per_domain;
 
     for (int64_t le = 0; le < per_domain; ++le) {
@@ -118,7 +117,7 @@ static void build_send(gln_layer_t *layer, gln_exchange_send_t *send)
             int pair = s * group_domains + j, first = j * layer->parallel->per_domain;
             int64_t count = list_tokens(layer, plan, first, w->row_token + rows);
             int64_t routes = write_meta(layer, plan, first, meta);
-            size_t bytes = meta_size(w->bounds.per_domain, routes, w->bounds.element_bytes);
+            size_t bytes = meta_size(w->bounds.per_domain, routes, w->bounds.acc_bytes);
             w->pair_rows[pair] = (int32_t)count;
             w->pair_routes[pair] = (int32_t)routes;
             w->pair_meta[pair] = (int32_t)bytes;
@@ -186,7 +185,7 @@ static void place_pair(gln_layer_t *layer, int64_t domain, int64_t pair)
 {
     gln_layer_workspace_t *w = layer->workspace;
     gln_layer_rows_t *rows = &layer->rows;
-    int64_t per_domain = w->bounds.per_domain, e_bytes = w->bounds.element_bytes;
+    int64_t per_domain = w->bounds.per_domain, e_bytes = w->bounds.acc_bytes;
     int64_t routes = w->received.scalars[pair], q = w->received.scalar_offset[pair], done = 0;
     int64_t first_row = w->received.row_offset[pair];
     const char *meta = (const char *)w->received.meta + w->received.meta_offset[pair];
@@ -216,7 +215,7 @@ static void list_combine(gln_layer_t *layer)
 {
     gln_layer_workspace_t *w = layer->workspace;
     gln_layer_rows_t *rows = &layer->rows;
-    int wide = w->bounds.element_bytes == 8;
+    int wide = w->bounds.acc_bytes == 8;
 
     for (int64_t r = 0; r < rows->received_count; ++r) {
         w->received_next[r] = rows->combine_offset[r];

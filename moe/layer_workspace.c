@@ -15,18 +15,12 @@ static int64_t most(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
-gln_status_t gln_layer_check_options(const gln_parallel_t *parallel, const gln_kernels_t *kernels,
+gln_status_t gln_layer_check_options(const gln_parallel_t *parallel,
                                      const gln_layer_options_t *options)
 {
     if (parallel->comm == NULL)
         return gln_fail(GLN_ERR_ARGUMENT,
                         "layer: the layout has no communicator; make it with gln_parallel_open");
-    if (kernels->dtype != kernels->acc)
-        return gln_fail(
-            GLN_ERR_ARGUMENT,
-            "layer: activations in %s with statistics in %s are not supported; open the "
-            "kernels in f32 or f64",
-            gln_dtype_name(kernels->dtype), gln_dtype_name(kernels->acc));
     if (options->tokens < 1 || options->hidden < 1 || options->expert_hidden < 1)
         return gln_fail(
             GLN_ERR_ARGUMENT,
@@ -92,7 +86,7 @@ gln_status_t gln_layer_bounds_set(const gln_parallel_t *parallel, const gln_kern
 {
     int64_t token_routes =
         gln_router_token_routes_max(router) + (gln_router_options(router)->rectify ? 1 : 0);
-    int64_t element = (int64_t)gln_dtype_bytes(kernels->acc), pairs;
+    int64_t acc = (int64_t)gln_dtype_bytes(kernels->acc), pairs;
     gln_layer_bounds_t b;
     gln_dtype_t wire;
     gln_status_t status = gln_layer_wire_dtype(kernels, options->wire, &wire);
@@ -107,7 +101,8 @@ gln_status_t gln_layer_bounds_set(const gln_parallel_t *parallel, const gln_kern
     b.local_domains = parallel->local_domains;
     b.group_domains = parallel->group_domains;
     b.forward_only = options->forward_only != 0;
-    b.element_bytes = element;
+    b.element_bytes = (int64_t)gln_dtype_bytes(kernels->dtype);
+    b.acc_bytes = acc;
     b.wire_dtype = wire;
     b.plan_routes = gln_router_routes_max(router);
     b.plan_rects = gln_router_rect_max(router);
@@ -115,12 +110,12 @@ gln_status_t gln_layer_bounds_set(const gln_parallel_t *parallel, const gln_kern
     b.pair_routes = pair_routes(&b, router, 1);
     b.pair_rows = least(b.tokens, b.pair_routes);
     b.pair_meta_bytes =
-        round_to_8(4 * (b.per_domain + b.pair_routes)) + round_to_8(element * b.pair_routes);
+        round_to_8(4 * (b.per_domain + b.pair_routes)) + round_to_8(acc * b.pair_routes);
     b.sent_routes = b.local_domains *
                     least(b.tokens * least(b.experts, token_routes), b.plan_routes + b.plan_rects);
     b.sent_rows = least(pairs * b.pair_rows,
                         b.local_domains * b.tokens * least(b.group_domains, token_routes));
-    b.sent_meta_bytes = pairs * (4 * b.per_domain + 16) + b.sent_routes * (4 + element);
+    b.sent_meta_bytes = pairs * (4 * b.per_domain + 16) + b.sent_routes * (4 + acc);
     set_received(parallel, router, token_routes, &b);
     if (most(b.received_routes, b.sent_routes) > INT32_MAX || b.pair_meta_bytes > INT32_MAX)
         return gln_fail(
@@ -148,7 +143,7 @@ void gln_layer_rows_layout(const gln_layer_bounds_t *b, gln_arena_t *arena, gln_
     rows->route_row = take(arena, routes, 4);
     rows->combine_offset = take(arena, b->received_rows + 1, 4);
     rows->combine_index = take(arena, routes, 4);
-    rows->row_weight = take(arena, routes, e);
+    rows->row_weight = take(arena, routes, b->acc_bytes);
     rows->x = take(arena, routes * b->hidden, e);
     rows->hgu = take(arena, routes * 2 * b->expert_hidden, e);
 }
@@ -158,7 +153,7 @@ static void layout(gln_layer_workspace_t *w, const gln_kernels_t *kernels)
     const gln_layer_bounds_t *b = &w->bounds;
     gln_arena_t *arena = &w->arena;
     int64_t pairs = b->local_domains * b->group_domains, tokens = b->local_domains * b->tokens;
-    int64_t routes = b->received_routes, e = b->element_bytes;
+    int64_t routes = b->received_routes, e = b->element_bytes, acc = b->acc_bytes;
 
     w->items = take(arena, 2 * b->local_domains * b->per_domain, sizeof w->items[0]);
     w->ranges = take(arena, b->local_domains * b->per_domain + 1, sizeof w->ranges[0]);
@@ -173,8 +168,8 @@ static void layout(gln_layer_workspace_t *w, const gln_kernels_t *kernels)
     w->load = take(arena, b->experts, sizeof *w->load);
     w->fraction = take(arena, b->experts, sizeof *w->fraction);
     w->received_next = take(arena, b->received_rows, 4);
-    w->combine_weight = take(arena, routes, e);
-    w->logits = take(arena, tokens * b->experts, e);
+    w->combine_weight = take(arena, routes, acc);
+    w->logits = take(arena, tokens * b->experts, acc);
     w->rows_h = take(arena, routes * b->hidden, e);
     w->rows_f = take(arena, routes * b->expert_hidden, e);
     if (b->wire_dtype != (int64_t)kernels->dtype) {
@@ -189,11 +184,12 @@ static void layout(gln_layer_workspace_t *w, const gln_kernels_t *kernels)
     w->dhgu = take(arena, routes * 2 * b->expert_hidden, e);
     w->act_w = take(arena, routes * b->expert_hidden, e);
     w->tokens_h = take(arena, tokens * b->hidden, e);
-    w->row_a = take(arena, routes, e);
-    w->scalars_in = take(arena, routes, e);
-    w->scalars_out = take(arena, b->sent_routes, e);
-    w->route_a = take(arena, b->plan_routes, e);
-    w->rect_a = take(arena, b->plan_rects, e);
+    w->dlogits = kernels->dtype == kernels->acc ? w->logits : take(arena, tokens * b->experts, e);
+    w->row_a = take(arena, routes, acc);
+    w->scalars_in = take(arena, routes, acc);
+    w->scalars_out = take(arena, b->sent_routes, acc);
+    w->route_a = take(arena, b->plan_routes, acc);
+    w->rect_a = take(arena, b->plan_rects, acc);
 }
 
 /* Rows of one pair of domains on average under uniform routing: each token takes k of the E experts
@@ -242,7 +238,7 @@ gln_status_t gln_layer_workspace_open(const gln_parallel_t *parallel, gln_kernel
 {
     gln_router_t *router = NULL; /* for its bounds */
     int rank;
-    gln_status_t status = gln_layer_check_options(parallel, kernels, options);
+    gln_status_t status = gln_layer_check_options(parallel, options);
 
     if (status != GLN_OK) return status;
     gln_layer_workspace_t *w = calloc(1, sizeof *w);

@@ -37,9 +37,11 @@ for ranks in 1 2 4; do
     compare replicas $ranks 1 --set parallel.expert_replicas=2 # two replica groups
     compare top2 $ranks 1 --set router.k=2 --set router.capacity_factor=0.75 --set train.accumulation=2
     compare bf16wire $ranks 1 --set parallel.wire=bf16 --set router.k=2
+    compare bf16 $ranks $((ranks % 2 + 1)) --set parallel.dtype=bf16 --set router.k=2
     compare noslots $ranks 1 --set router.capacity_factor=0 # every token is rectified, none is sent
 done
 grep -q '"rectified":[1-9]' top1.lines || fail "the runs never rectified: they prove too little"
 grep -q '"filled":[1-9]' top1.lines || fail "the runs never filled: they prove too little"
+cmp -s bf16.digest bf16wire.digest && fail "bf16 rows and bf16 compute gave the same checkpoint"
 cmp -s top1.digest top2.digest && fail "different models have the same digest"
 finish

@@ -140,6 +140,9 @@ says "bench layer" 'GEMM [0-9.]+ %' out
 must_run 2 bench layer $small --json
 has_keys "bench --json" out bench median_seconds min_seconds tokens_per_second gemm_share flight_seconds hidden_share ratio ledger
 documented out
+grep -q '"dtype":"f32"' out || fail "bench layer: does not say that it is in f32"
+must_run 2 bench layer $small --set parallel.dtype=bf16
+says "bench layer" 'one MoE layer in bf16' out
 must_run 2 bench layer run.yaml --tokens 32 --repeat 2 --gemm 32
 says "bench layer RUN.yaml" 'H 16, F 24, E 8, K 1, D 4' out
 recorded="--logits $source_dir/tests/data/routing.safetensors --tensor step-100.layer-2.logits"

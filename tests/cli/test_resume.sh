@@ -26,6 +26,19 @@ for ranks in 2 4 1; do
     sed -E '10s/,\}/}/' once.lines | cmp -s - parts.lines || fail "$dir: other lines of metrics"
 done
 
+# in bf16, which keeps its master weights in f32; f32 goes on from it, and it generates
+bf16="--set parallel.dtype=bf16"
+must_run 2 train run.yaml --set train.steps=20 --set run.dir=once16 $bf16
+must_run 2 train run.yaml --set train.steps=10 --set run.dir=parts16 $bf16
+cp -r parts16 parts32
+must_run 4 train run.yaml --set train.steps=20 --set run.dir=parts16 $bf16
+same_checkpoint "10 + 10 in bf16" once16/checkpoints/step-00000020 parts16/checkpoints/step-00000020
+must_run 0 eval parts16
+must_run 0 generate parts16 --count 20
+must_run 2 train run.yaml --set train.steps=20 --set run.dir=parts32
+grep -q 'going on from step 10' out || fail "parts32: f32 does not go on from bf16"
+grep -q 'parallel.dtype' out || fail "parts32: does not say that the type changed"
+
 # a run that went on past its checkpoint: the lines past it are cut off
 must_run 2 train run.yaml --set train.steps=15 --set run.dir=cut --set train.checkpoint_every=10
 rm -r cut/checkpoints/step-00000015

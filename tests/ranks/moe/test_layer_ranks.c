@@ -5,7 +5,7 @@
  * its part of it in the world of all ranks, on one node and on several pretended ones, with and
  * without work on near rows while far ones are under way, and compares outputs, gradients of x, of
  * the gate (per domain and summed in the tree), of the experts (per group and summed), plans and
- * ledgers, bit for bit. */
+ * ledgers, bit for bit. In f32, in f32 with a bf16 wire, and in bf16. */
 #include "base/log.h"
 #include "base/rng.h"
 #include "comm/comm_internal.h"
@@ -42,6 +42,7 @@ typedef struct layer_case {
     int ir_scope;
     int skew; /* 1: all tokens prefer expert 5; 2: experts 0 to 3 get nobody */
     gln_wire_t wire;
+    gln_dtype_t dtype; /* of rows and weights: GLN_F32 (0) or GLN_BF16 */
 } layer_case_t;
 
 /* How rows travel and what is computed meanwhile. */
@@ -98,6 +99,28 @@ static data_t draw_data(const layer_case_t *c)
         if (c->skew == 2) d.gate[i] = e < 4 ? -1.0f : d.gate[i] * 0.1f;
     }
     return d;
+}
+
+/* Are rows between ranks of two bytes an element? */
+static int narrow_rows(const layer_case_t *c)
+{
+    return c->wire == GLN_WIRE_BF16 || c->dtype == GLN_BF16;
+}
+
+/* Copies in the case's dtype, and back: a bf16 is an f32, so that bits may be compared either way.
+ */
+static void *copy_to(const layer_case_t *c, const float *from, int64_t count)
+{
+    void *copy = zeros((size_t)count);
+    for (int64_t i = 0; i < count; ++i)
+        gln_store(copy, i, c->dtype, (double)from[i]);
+    return copy;
+}
+
+static void copy_back(const layer_case_t *c, const void *from, int64_t count, float *to)
+{
+    for (int64_t i = 0; i < count; ++i)
+        to[i] = (float)gln_load(from, i, c->dtype);
 }
 
 static void free_data(data_t *d)
@@ -182,27 +205,33 @@ static void run_case(gln_comm_t *comm, const layer_case_t *c, const way_t *way, 
                                       .priority = c->skew == 2 ? GLN_PRIORITY_RANDOM : 0,
                                       .balance_coef = 0.01,
                                       .z_coef = 0.001};
-    gln_layer_weights_t weights = {d->gate, d->gate_up + (int64_t)p->first_expert * GATE_UP,
-                                   d->down + (int64_t)p->first_expert * DOWN};
+    void *w_gate = copy_to(c, d->gate, GATE);
+    void *w_up = copy_to(c, d->gate_up + (int64_t)p->first_expert * GATE_UP,
+                         (int64_t)p->local_experts * GATE_UP);
+    void *w_down =
+        copy_to(c, d->down + (int64_t)p->first_expert * DOWN, (int64_t)p->local_experts * DOWN);
+    gln_layer_weights_t weights = {w_gate, w_up, w_down};
     for (int i = 0; i < DOMAINS; ++i)
         gate[i] = r->gate[i], gate_up[i] = r->gate_up[i], down[i] = r->down[i];
     gln_layer_gradients_t gradients = {gate, gate_up, down};
     int64_t first = (int64_t)p->first_domain * X_DOMAIN, count = p->local_domains * X_DOMAIN;
-    float *between = zeros((size_t)count), *dbetween = zeros((size_t)count);
+    void *between = zeros((size_t)count), *dbetween = zeros((size_t)count);
+    void *x = copy_to(c, d->x + first, count), *dy = copy_to(c, d->dy + first, count);
+    void *y = zeros((size_t)count), *dx = zeros((size_t)count);
 
     CHECK(gln_pool_open(threads, &pool) == GLN_OK, "pool");
-    CHECK(gln_kernels_open(c->backend, GLN_F32, pool, &kernels) == GLN_OK, "kernels");
+    CHECK(gln_kernels_open(c->backend, c->dtype, pool, &kernels) == GLN_OK, "kernels");
     CHECK(gln_layer_workspace_open(p, kernels, &o, &workspace) == GLN_OK, "workspace");
     for (int i = 0; i < 2; ++i)
         CHECK(gln_layer_open(p, kernels, workspace, &o, i, &layers[i]) == GLN_OK, "layer");
-    CHECK(gln_layer_forward(layers[0], &weights, &step, d->x + first, between) == GLN_OK,
-          "forward");
-    CHECK(gln_layer_forward(layers[1], &weights, &step, between, r->y) == GLN_OK, "forward");
-    CHECK(gln_layer_backward(layers[1], &weights, d->dy + first, 0.25, dbetween, &gradients) ==
-              GLN_OK,
+    CHECK(gln_layer_forward(layers[0], &weights, &step, x, between) == GLN_OK, "forward");
+    CHECK(gln_layer_forward(layers[1], &weights, &step, between, y) == GLN_OK, "forward");
+    CHECK(gln_layer_backward(layers[1], &weights, dy, 0.25, dbetween, &gradients) == GLN_OK,
           "backward");
-    CHECK(gln_layer_backward(layers[0], &weights, dbetween, 0.25, r->dx, &gradients) == GLN_OK,
+    CHECK(gln_layer_backward(layers[0], &weights, dbetween, 0.25, dx, &gradients) == GLN_OK,
           "backward");
+    copy_back(c, y, count, r->y);
+    copy_back(c, dx, count, r->dx);
     check_times(way, p, layers[0]);
     for (int i = 0; i < p->local_domains; ++i) {
         r->ledger[i] = gln_layer_plan(layers[0], i)->ledger;
@@ -224,7 +253,8 @@ static void run_case(gln_comm_t *comm, const layer_case_t *c, const way_t *way, 
     gln_layer_workspace_close(workspace);
     gln_kernels_close(kernels);
     gln_pool_close(pool);
-    free(between), free(dbetween);
+    free(between), free(dbetween), free(x), free(dy), free(y), free(dx);
+    free(w_gate), free(w_up), free(w_down);
 }
 
 static void compare(const layer_case_t *c, const char *what, const float *found,
@@ -262,8 +292,8 @@ static void compare_runs(const layer_case_t *c, const run_t *part, const run_t *
     const gln_traffic_t *a = &part->traffic;
     int64_t rows = a->rank_rows + a->node_rows + a->remote_rows;
     int64_t bytes = a->rank_bytes + a->node_bytes + a->remote_bytes;
-    CHECK(bytes == rows * HIDDEN * (c->wire == GLN_WIRE_BF16 ? 2 : 4),
-          "%s: %lld bytes in %lld rows", c->name, (long long)bytes, (long long)rows);
+    CHECK(bytes == rows * HIDDEN * (narrow_rows(c) ? 2 : 4), "%s: %lld bytes in %lld rows", c->name,
+          (long long)bytes, (long long)rows);
     CHECK(p->ranks == 1 || c->groups >= p->ranks || rows > a->rank_rows, "%s: all rows stayed",
           c->name);
     compare(c, "sum of gate", part->gate_sum, whole->gate_sum, GATE);
@@ -275,7 +305,7 @@ static void compare_runs(const layer_case_t *c, const run_t *part, const run_t *
 /* The case did what its name says. */
 static void check_shape(const layer_case_t *c, const run_t *whole)
 {
-    int64_t nonzero = 0, row = HIDDEN * (c->wire == GLN_WIRE_BF16 ? 2 : 4);
+    int64_t nonzero = 0, row = HIDDEN * (narrow_rows(c) ? 2 : 4);
     CHECK(whole->traffic.rank_bytes == whole->traffic.rank_rows * row,
           "%s: %lld bytes in %lld rows", c->name, (long long)whole->traffic.rank_bytes,
           (long long)whole->traffic.rank_rows);
@@ -293,25 +323,31 @@ static void check_shape(const layer_case_t *c, const run_t *whole)
 }
 
 static const layer_case_t cases[] = {
-    {"ordinary", GLN_BACKEND_CPU, 1, 2, 1, 0.8, 0, 0, GLN_WIRE_AUTO},
-    {"ordinary", GLN_BACKEND_CPU, 1, 2, 2, 0.8, 0, 0, GLN_WIRE_AUTO},
-    {"ordinary", GLN_BACKEND_CPU, 2, 2, 2, 0.8, 0, 0, GLN_WIRE_AUTO},
-    {"ordinary", GLN_BACKEND_CPU, 4, 2, 2, 0.8, 0, 0, GLN_WIRE_AUTO},
-    {"top-1", GLN_BACKEND_CPU, 1, 1, 2, 0.7, 0, 0, GLN_WIRE_AUTO},
-    {"top-1", GLN_BACKEND_CPU, 2, 1, 1, 0.7, 2, 0, GLN_WIRE_AUTO},
-    {"dropless", GLN_BACKEND_CPU, 1, 2, 2, INFINITY, 0, 0, GLN_WIRE_AUTO},
-    {"one expert", GLN_BACKEND_CPU, 1, 1, 2, INFINITY, 0, 1, GLN_WIRE_AUTO},
-    {"one expert", GLN_BACKEND_CPU, 2, 2, 2, 0.5, 0, 1, GLN_WIRE_AUTO},
-    {"empty experts", GLN_BACKEND_CPU, 1, 1, 2, 0.5, 0, 2, GLN_WIRE_AUTO},
-    {"empty experts", GLN_BACKEND_CPU, 2, 2, 2, 4.0, 0, 2, GLN_WIRE_AUTO},
-    {"reference", GLN_BACKEND_REF, 1, 2, 1, 0.8, 4, 0, GLN_WIRE_AUTO},
-    {"reference", GLN_BACKEND_REF, 2, 2, 2, 0.8, 0, 0, GLN_WIRE_AUTO},
-    {"f32 wire", GLN_BACKEND_CPU, 1, 2, 1, 0.8, 0, 0, GLN_WIRE_F32},
-    {"bf16 wire", GLN_BACKEND_CPU, 1, 2, 1, 0.8, 0, 0, GLN_WIRE_BF16},
-    {"bf16 wire", GLN_BACKEND_CPU, 2, 2, 2, 0.8, 0, 0, GLN_WIRE_BF16},
-    {"bf16 wire", GLN_BACKEND_CPU, 4, 2, 2, 0.8, 0, 0, GLN_WIRE_BF16},
-    {"bf16 wire, top-4", GLN_BACKEND_REF, 1, 4, 2, INFINITY, 0, 0, GLN_WIRE_BF16},
-    {"bf16 wire, one expert", GLN_BACKEND_CPU, 1, 1, 2, 0.5, 0, 1, GLN_WIRE_BF16},
+    {"ordinary", GLN_BACKEND_CPU, 1, 2, 1, 0.8, 0, 0, GLN_WIRE_AUTO, GLN_F32},
+    {"ordinary", GLN_BACKEND_CPU, 1, 2, 2, 0.8, 0, 0, GLN_WIRE_AUTO, GLN_F32},
+    {"ordinary", GLN_BACKEND_CPU, 2, 2, 2, 0.8, 0, 0, GLN_WIRE_AUTO, GLN_F32},
+    {"ordinary", GLN_BACKEND_CPU, 4, 2, 2, 0.8, 0, 0, GLN_WIRE_AUTO, GLN_F32},
+    {"top-1", GLN_BACKEND_CPU, 1, 1, 2, 0.7, 0, 0, GLN_WIRE_AUTO, GLN_F32},
+    {"top-1", GLN_BACKEND_CPU, 2, 1, 1, 0.7, 2, 0, GLN_WIRE_AUTO, GLN_F32},
+    {"dropless", GLN_BACKEND_CPU, 1, 2, 2, INFINITY, 0, 0, GLN_WIRE_AUTO, GLN_F32},
+    {"one expert", GLN_BACKEND_CPU, 1, 1, 2, INFINITY, 0, 1, GLN_WIRE_AUTO, GLN_F32},
+    {"one expert", GLN_BACKEND_CPU, 2, 2, 2, 0.5, 0, 1, GLN_WIRE_AUTO, GLN_F32},
+    {"empty experts", GLN_BACKEND_CPU, 1, 1, 2, 0.5, 0, 2, GLN_WIRE_AUTO, GLN_F32},
+    {"empty experts", GLN_BACKEND_CPU, 2, 2, 2, 4.0, 0, 2, GLN_WIRE_AUTO, GLN_F32},
+    {"reference", GLN_BACKEND_REF, 1, 2, 1, 0.8, 4, 0, GLN_WIRE_AUTO, GLN_F32},
+    {"reference", GLN_BACKEND_REF, 2, 2, 2, 0.8, 0, 0, GLN_WIRE_AUTO, GLN_F32},
+    {"f32 wire", GLN_BACKEND_CPU, 1, 2, 1, 0.8, 0, 0, GLN_WIRE_F32, GLN_F32},
+    {"bf16 wire", GLN_BACKEND_CPU, 1, 2, 1, 0.8, 0, 0, GLN_WIRE_BF16, GLN_F32},
+    {"bf16 wire", GLN_BACKEND_CPU, 2, 2, 2, 0.8, 0, 0, GLN_WIRE_BF16, GLN_F32},
+    {"bf16 wire", GLN_BACKEND_CPU, 4, 2, 2, 0.8, 0, 0, GLN_WIRE_BF16, GLN_F32},
+    {"bf16 wire, top-4", GLN_BACKEND_REF, 1, 4, 2, INFINITY, 0, 0, GLN_WIRE_BF16, GLN_F32},
+    {"bf16 wire, one expert", GLN_BACKEND_CPU, 1, 1, 2, 0.5, 0, 1, GLN_WIRE_BF16, GLN_F32},
+    {"bf16", GLN_BACKEND_CPU, 1, 2, 1, 0.8, 0, 0, GLN_WIRE_AUTO, GLN_BF16},
+    {"bf16", GLN_BACKEND_CPU, 2, 2, 2, 0.8, 0, 0, GLN_WIRE_AUTO, GLN_BF16},
+    {"bf16", GLN_BACKEND_CPU, 4, 2, 2, 0.8, 0, 0, GLN_WIRE_BF16, GLN_BF16},
+    {"bf16, top-1", GLN_BACKEND_CPU, 1, 1, 2, 0.7, 2, 0, GLN_WIRE_AUTO, GLN_BF16},
+    {"bf16, top-4", GLN_BACKEND_REF, 1, 4, 2, INFINITY, 0, 0, GLN_WIRE_AUTO, GLN_BF16},
+    {"bf16, one expert", GLN_BACKEND_CPU, 1, 1, 2, 0.5, 0, 1, GLN_WIRE_AUTO, GLN_BF16},
 };
 
 /* A logit that is not finite on one rank ends the forward of all ranks, and the layer lives on. */
@@ -348,11 +384,19 @@ static void check_numeric(void)
 }
 
 static const way_t ways[] = {
-    {8, GLN_ACROSS_AUTO, GLN_OVERLAP_AUTO}, {8, GLN_ACROSS_AUTO, GLN_OVERLAP_ON},
-    {1, GLN_ACROSS_FLAT, GLN_OVERLAP_ON},   {1, GLN_ACROSS_FLAT, GLN_OVERLAP_OFF},
-    {1, GLN_ACROSS_AUTO, GLN_OVERLAP_AUTO}, {2, GLN_ACROSS_FLAT, GLN_OVERLAP_ON},
-    {2, GLN_ACROSS_AUTO, GLN_OVERLAP_ON},   {2, GLN_ACROSS_AUTO, GLN_OVERLAP_OFF},
+    {8, GLN_ACROSS_AUTO, GLN_OVERLAP_AUTO},        {8, GLN_ACROSS_AUTO, GLN_OVERLAP_ON},
+    {1, GLN_ACROSS_FLAT, GLN_OVERLAP_ON},          {1, GLN_ACROSS_FLAT, GLN_OVERLAP_OFF},
+    {1, GLN_ACROSS_AUTO, GLN_OVERLAP_AUTO},        {2, GLN_ACROSS_FLAT, GLN_OVERLAP_ON},
+    {2, GLN_ACROSS_AUTO, GLN_OVERLAP_ON},          {2, GLN_ACROSS_AUTO, GLN_OVERLAP_OFF},
+    {1, GLN_ACROSS_HIERARCHICAL, GLN_OVERLAP_OFF}, {2, GLN_ACROSS_HIERARCHICAL, GLN_OVERLAP_ON},
 };
+
+/* The hierarchical form needs a group over several nodes. */
+static int is_possible(const way_t *way, const layer_case_t *c)
+{
+    return way->across != GLN_ACROSS_HIERARCHICAL ||
+           (c->groups == 1 && gln_comm_size(world) > way->node_ranks);
+}
 
 static void set_nodes(int node_ranks)
 {
@@ -373,6 +417,7 @@ int main(void)
         run_case(self, &cases[i], &alone, 1, &d, &whole);
         check_shape(&cases[i], &whole);
         for (size_t k = 0; k < sizeof ways / sizeof ways[0]; ++k) {
+            if (!is_possible(&ways[k], &cases[i])) continue;
             set_nodes(ways[k].node_ranks);
             run_case(world, &cases[i], &ways[k], cases[i].threads, &d, &part);
             compare_runs(&cases[i], &part, &whole);

@@ -32,7 +32,8 @@ static void write_text(char *path, size_t size)
     CHECK(gln_comm_barrier(world) == GLN_OK, "barrier");
 }
 
-static void check_trainer(const char *path, const char *policy, const char *balance)
+static void check_trainer(const char *path, const char *policy, const char *balance,
+                          const char *dtype)
 {
     char train[128], valid[128];
     const char *sets[] = {"model.hidden=32",
@@ -53,6 +54,7 @@ static void check_trainer(const char *path, const char *policy, const char *bala
                           "eval.windows=40",
                           policy,
                           balance,
+                          dtype,
                           train,
                           valid};
     gln_run_options_t run;
@@ -84,8 +86,9 @@ int main(void)
     if (gln_comm_open_world(&world) != GLN_OK || gln_comm_open_self(&self) != GLN_OK) return 1;
     check_counter();
     write_text(path, sizeof path);
-    check_trainer(path, "router.policy=topk", "router.balance=domain");
-    check_trainer(path, "router.policy=deepseek_v3", "router.balance=global");
+    check_trainer(path, "router.policy=topk", "router.balance=domain", "parallel.dtype=f32");
+    check_trainer(path, "router.policy=deepseek_v3", "router.balance=global", "parallel.dtype=f32");
+    check_trainer(path, "router.policy=topk", "router.balance=domain", "parallel.dtype=bf16");
     if (gln_comm_rank(world) == 0) {
         unlink(path);
         printf("ok\n");

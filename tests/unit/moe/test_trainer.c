@@ -112,6 +112,81 @@ Test(trainer, learns_with_a_bf16_wire)
     gln_test_folder_close(wide.folder);
 }
 
+/* All of it in bf16: another run, half the bytes, and it learns as well; what it learned can be
+ * evaluated and generates text. */
+Test(trainer, learns_in_bf16)
+{
+    fixture_t wide, narrow;
+    gln_eval_report_t a, b;
+    gln_trainer_t *writer = NULL;
+    int32_t tokens[12 + 19];
+    const char *prompt = "the gleaners", *bf16[] = {"parallel.dtype=bf16"};
+    char text[20] = "";
+    make_folder(&wide);
+    narrow = wide;
+    open_fixture(&wide, NULL, 0);
+    open_fixture(&narrow, bf16, 1);
+    gln_step_report_t first = steps(&wide, 1), rounded = steps(&narrow, 1);
+    cr_assert_neq(first.loss, rounded.loss);
+    cr_assert_float_eq(first.loss, rounded.loss, 1e-2);
+    cr_assert_eq(rounded.traffic.rank_bytes, rounded.traffic.rank_rows * 16 * 2);
+    steps(&wide, 199);
+    steps(&narrow, 199);
+    cr_assert_eq(gln_trainer_evaluate(wide.trainer, &a), GLN_OK);
+    cr_assert_eq(gln_trainer_evaluate(narrow.trainer, &b), GLN_OK);
+    cr_assert_lt(b.bits_per_byte, 1.0);
+    cr_assert_float_eq(a.bits_per_byte, b.bits_per_byte, 0.1, "f32 %g, bf16 %g", a.bits_per_byte,
+                       b.bits_per_byte);
+    cr_assert_eq(gln_trainer_save(narrow.trainer, NULL, 0), GLN_OK);
+    cr_assert_eq(gln_trainer_open_generate(narrow.comm, narrow.run.run.dir, 1, &writer), GLN_OK,
+                 "%s", gln_last_error());
+    for (int i = 0; i < 12; i++)
+        tokens[i] = prompt[i];
+    cr_assert_eq(gln_trainer_generate(writer, tokens, 12, 19, 0, 1), GLN_OK);
+    for (int i = 0; i < 19; i++)
+        text[i] = (char)tokens[12 + i];
+    cr_expect_str_eq(text, " follow the harvest");
+    gln_trainer_close(writer);
+    close_fixture(&narrow);
+    close_fixture(&wide);
+    gln_test_folder_close(wide.folder);
+}
+
+/* A checkpoint of bf16 holds the f32 masters: f32 goes on from it, and bf16 from that. */
+Test(trainer, bf16_and_f32_go_on_from_each_other)
+{
+    fixture_t narrow, wide, again;
+    int64_t fine = 0; /* masters that no bf16 holds */
+    const char *bf16[] = {"parallel.dtype=bf16"};
+    make_folder(&narrow);
+    wide = again = narrow;
+    open_fixture(&narrow, bf16, 1);
+    steps(&narrow, 3);
+    cr_assert_eq(gln_trainer_save(narrow.trainer, NULL, 0), GLN_OK);
+    open_fixture(&wide, NULL, 0);
+    cr_assert_eq(gln_trainer_resume(wide.trainer, NULL), GLN_OK, "%s", gln_last_error());
+    const gln_params_t *a = gln_model_params(gln_trainer_model(narrow.trainer));
+    const gln_params_t *b = gln_model_params(gln_trainer_model(wide.trainer));
+    cr_assert_arr_eq(a->dense_w, b->dense_w, (size_t)a->dense_count * 4);
+    cr_assert_arr_eq(a->expert_w, b->expert_w, (size_t)a->expert_count * 4);
+    cr_assert_arr_eq(a->expert_v, b->expert_v, (size_t)a->expert_count * 4);
+    for (int64_t i = 0; i < a->expert_count; i++)
+        fine += gln_load(a->expert_w, i, GLN_F32) != gln_load(a->expert_copy, i, GLN_BF16);
+    cr_assert_gt(fine, a->expert_count / 2);
+    close_fixture(&narrow);
+    steps(&wide, 2);
+    cr_assert_eq(gln_trainer_save(wide.trainer, NULL, 0), GLN_OK);
+    open_fixture(&again, bf16, 1);
+    cr_assert_eq(gln_trainer_resume(again.trainer, NULL), GLN_OK, "%s", gln_last_error());
+    cr_assert_eq(gln_trainer_at(again.trainer), 5);
+    const gln_step_report_t one = steps(&wide, 1), other = steps(&again, 1);
+    cr_assert_neq(one.loss, other.loss);
+    cr_assert_float_eq(one.loss, other.loss, 1e-2);
+    close_fixture(&again);
+    close_fixture(&wide);
+    gln_test_folder_close(narrow.folder);
+}
+
 /* Micro-batches share the step's tokens: with no expert overflowing, they sum to the same gradient
  * up to rounding. */
 Test(trainer, accumulation_is_the_same_step)
@@ -131,18 +206,18 @@ Test(trainer, accumulation_is_the_same_step)
     gln_test_folder_close(whole.folder);
 }
 
-Test(trainer, resumes_where_it_stopped)
+static void resume_check(const char *const *sets, int count)
 {
     fixture_t straight, first, second;
     make_folder(&straight);
     first = second = straight;
-    open_fixture(&straight, NULL, 0);
+    open_fixture(&straight, sets, count);
     const gln_step_report_t want = steps(&straight, 7);
-    open_fixture(&first, NULL, 0);
+    open_fixture(&first, sets, count);
     steps(&first, 4);
     cr_assert_eq(gln_trainer_save(first.trainer, NULL, 0), GLN_OK);
     close_fixture(&first);
-    open_fixture(&second, NULL, 0);
+    open_fixture(&second, sets, count);
     cr_assert_eq(gln_trainer_resume(second.trainer, NULL), GLN_OK);
     cr_assert_eq(gln_trainer_at(second.trainer), 4);
     const gln_step_report_t got = steps(&second, 3);
@@ -152,6 +227,13 @@ Test(trainer, resumes_where_it_stopped)
     close_fixture(&second);
     close_fixture(&straight);
     gln_test_folder_close(straight.folder);
+}
+
+Test(trainer, resumes_where_it_stopped)
+{
+    const char *bf16[] = {"parallel.dtype=bf16"};
+    resume_check(NULL, 0);
+    resume_check(bf16, 1);
 }
 
 Test(trainer, refuses_other_data_and_other_seed)
