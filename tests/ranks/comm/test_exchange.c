@@ -341,6 +341,44 @@ static void combine_check(const world_t *w, const gln_exchange_received_t *got, 
     CHECK_OK(gln_exchange_combine_finish(x));
 }
 
+/* Dispatch and combine in stages: the ranks of the group in up to four runs, in an order of the
+ * rank's own; rows of a stage are there when it was awaited, and its far results leave, now or at
+ * the finish, while rows of others may still come. */
+static void stages_check(const world_t *w, const gln_exchange_received_t *got, gln_comm_t *comm,
+                         gln_exchange_t *x, void *in, void *out, void *rows, void *scalars,
+                         uint64_t choice)
+{
+    part_t near = near_of(w, comm, x);
+    int ranks = w->group > w->local ? w->group / w->local : 1, begun = 0;
+    int unit = ranks > 1 ? w->local : w->group, stages = 1 + (int)(choice % 4);
+    CHECK_OK(gln_exchange_dispatch_start(x, in, out));
+    progress(x, choice / 4 % 8);
+    for (int k = 0; k < stages; k++) {
+        int s = choice & 64 ? stages - 1 - k : (k + (int)(choice / 128 % 4)) % stages;
+        part_t stage = {s * ranks / stages * unit, 0, 0};
+        stage.count = (s + 1) * ranks / stages * unit - stage.first;
+        CHECK_OK(gln_exchange_dispatch_await(x, stage.first, stage.count));
+        rows_check(w, got, out, got->rows_count, stage);
+        progress(x, choice / 512 % 16);
+        for (int j = stage.first; j < stage.first + stage.count; j++)
+            if (!in_part(near, j)) results_fill(w, got, rows, scalars, (part_t){j, 1, 0});
+        if (k + 1 == stages && choice & 1 << 14 && !begun) {
+            CHECK_OK(gln_exchange_dispatch_finish(x));
+            traffic_check(w, comm, gln_exchange_traffic(x), 0);
+        }
+        if ((k + 1 == stages || choice & 1 << 13) && !begun) {
+            CHECK_OK(gln_exchange_combine_begin(x, rows, in));
+            begun = 1;
+        }
+        if (begun && (choice >> (16 + k) & 1)) {
+            CHECK_OK(gln_exchange_combine_send(x, stage.first, stage.count));
+            progress(x, choice / 512 % 16);
+        }
+    }
+    results_fill(w, got, rows, scalars, near);
+    CHECK_OK(gln_exchange_combine_finish(x));
+}
+
 /* One step: plan, dispatch, combine, scalars. @return hash of the combined rows of all domains */
 static uint64_t step_check(const world_t *w, gln_comm_t *comm, gln_exchange_t *x)
 {
@@ -364,17 +402,22 @@ static uint64_t step_check(const world_t *w, gln_comm_t *comm, gln_exchange_t *x
             gln_store(in, s * w->tokens * w->hidden + k, w->dtype,
                       random_value(w, use_row, domain_of(w, s), 0, k));
     if (got.rows_count <= room) gln_store(out, got.rows_count * w->hidden, w->dtype, 77.0);
-    dispatch_check(w, &got, comm, x, in, out, choice >> 8);
-    rows_check(w, &got, out, choice & 1 ? room + 1 : -1, everything);
-    traffic_check(w, comm, gln_exchange_traffic(x), 0);
-
     size_t scalar_bytes =
         (size_t)(w->local * w->group * scalars_max) * gln_dtype_bytes(gln_dtype_acc(w->dtype));
     void *scalars = allocate(scalar_bytes), *scalars_back = allocate(scalar_bytes);
     void *world = allocate(all), *oracle = allocate(all);
-    out = choice & 2 ? gln_exchange_receive_buffer(x) : other;
-    memset(in, 0xff, mine);
-    combine_check(w, &got, comm, x, out, scalars, in, choice >> 32);
+    void *rows = choice & 2 ? gln_exchange_receive_buffer(x) : other;
+    if ((choice >> 2 & 3) == 0) {
+        stages_check(w, &got, comm, x, in, out, rows, scalars, choice >> 32);
+        out = rows;
+    } else {
+        dispatch_check(w, &got, comm, x, in, out, choice >> 8);
+        rows_check(w, &got, out, choice & 1 ? room + 1 : -1, everything);
+        traffic_check(w, comm, gln_exchange_traffic(x), 0);
+        out = rows;
+        memset(in, 0xff, mine);
+        combine_check(w, &got, comm, x, out, scalars, in, choice >> 32);
+    }
     memset(out, 0xff, (size_t)got.rows_count * row); /* the caller's again: read before this */
     traffic_check(w, comm, gln_exchange_traffic(x), 1);
     CHECK_OK(gln_exchange_scalars(x, scalars, scalars_back));
