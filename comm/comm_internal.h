@@ -31,6 +31,8 @@ typedef struct gln_comm_ops {
     gln_status_t (*wait)(gln_comm_t *comm); /* for all that was started */
     /* *done: has all that was started arrived? Moves it on, never waits; wait may still follow. */
     gln_status_t (*test)(gln_comm_t *comm, int *done);
+    /* The same for what was started under comm->batch = `batch` from (incoming) or to one peer. */
+    gln_status_t (*settled)(gln_comm_t *comm, int peer, int batch, int incoming, int *done);
     /* Memory of `bytes` that the ranks of this node (comm->nodes) share: bases[r], for every rank r
      * of the node, is the start of that rank's part here. COLLECTIVE. */
     gln_status_t (*window_open)(gln_comm_t *comm, size_t bytes, void **bases, void **handle);
@@ -65,6 +67,7 @@ struct gln_comm {
     int64_t timeout_ms;     /* 0: waits have no end */
     const char *collective; /* that this rank entered last */
     int given_up;           /* a wait was: good for abort and close only */
+    int batch;              /* 0 or 1, noted with messages that are started; see ops->settled */
     gln_roster_t *roster;   /* of the job; NULL: there is nobody to miss */
     const int *roster_rank; /* [P] rank in the roster of every rank here; NULL: the same */
     gln_place_t *place;     /* the roster's, else own_place */
@@ -124,7 +127,8 @@ gln_status_t gln_comm_late(gln_comm_t *comm, const int *ranks, int count);
  */
 gln_status_t gln_comm_scratch(gln_comm_t *comm, size_t bytes);
 
-/** out = lower + upper, n elements, rounded to dtype. `out` may be either operand, no other overlap. */
+/** out = lower + upper, n elements, rounded to dtype. `out` may be either operand, no other
+ * overlap. */
 void gln_comm_add(const void *lower, const void *upper, int64_t n, gln_dtype_t dtype, void *out);
 
 #ifdef __cplusplus

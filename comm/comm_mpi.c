@@ -22,12 +22,18 @@ typedef struct mpi_comm {
     MPI_Request *requests; /* [capacity] in flight */
     MPI_Status *statuses;  /* [capacity] */
     int *peers;            /* [capacity] rank at the other end, for messages */
+    int *kinds;            /* [capacity] kind_of */
     int count, capacity;
     int finalizes;    /* this one initialised MPI */
     int *world_ranks; /* [P] base.roster_rank, where this one was split off */
 } mpi_comm_t;
 
 enum { message_tag = 1 };
+
+static int kind_of(int batch, int incoming)
+{
+    return 2 * batch + (incoming != 0);
+}
 
 static gln_status_t mpi_fail(int code, const char *call)
 {
@@ -162,7 +168,9 @@ static gln_status_t list_grow(mpi_comm_t *m, int capacity)
     if (statuses) m->statuses = statuses;
     int *peers = realloc(m->peers, (size_t)capacity * sizeof *peers);
     if (peers) m->peers = peers;
-    if (!requests || !statuses || !peers)
+    int *kinds = realloc(m->kinds, (size_t)capacity * sizeof *kinds);
+    if (kinds) m->kinds = kinds;
+    if (!requests || !statuses || !peers || !kinds)
         return gln_fail(GLN_ERR_MEMORY, "cannot allocate a list of %d messages", capacity);
     m->capacity = capacity;
     return GLN_OK;
@@ -188,6 +196,7 @@ static gln_status_t message_start(mpi_comm_t *m, int peer, const char *out, char
             give_up(m);
             return mpi_fail(code, out ? "MPI_Isend" : "MPI_Irecv");
         }
+        m->kinds[m->count] = kind_of(m->base.batch, in != NULL);
         m->peers[m->count++] = peer;
     }
     return GLN_OK;
@@ -266,6 +275,24 @@ static gln_status_t mpi_test(gln_comm_t *comm, int *done)
     return GLN_OK;
 }
 
+/* What has arrived leaves an empty request in the list, which testing and waiting pass over. */
+static gln_status_t mpi_settled(gln_comm_t *comm, int peer, int batch, int incoming, int *done)
+{
+    mpi_comm_t *m = of(comm);
+    gln_status_t status = usable(comm);
+    int found = 1;
+    if (status != GLN_OK) return status;
+    for (int i = 0; i < m->count && found; i++) {
+        if (m->peers[i] != peer || m->kinds[i] != kind_of(batch, incoming)) continue;
+        int code = MPI_Test(&m->requests[i], &found, MPI_STATUS_IGNORE);
+        if (code == MPI_SUCCESS) continue;
+        m->peers[0] = peer;
+        return message_failed(m, code);
+    }
+    *done = found;
+    return GLN_OK;
+}
+
 static void __attribute__((noreturn)) mpi_abort(gln_comm_t *comm, int exit_status)
 {
     (void)comm;
@@ -288,6 +315,7 @@ static void mpi_close(gln_comm_t *comm)
     free(m->requests);
     free(m->statuses);
     free(m->peers);
+    free(m->kinds);
     free(m);
     if (!finalized && finalizes) MPI_Finalize();
 }
@@ -422,6 +450,7 @@ static const gln_comm_ops_t mpi_ops = {
     .receive = mpi_receive,
     .wait = mpi_wait,
     .test = mpi_test,
+    .settled = mpi_settled,
     .window_open = mpi_window_open,
     .window_close = mpi_window_close,
     .window_room = mpi_window_room,

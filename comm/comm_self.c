@@ -67,6 +67,12 @@ static gln_status_t self_test(gln_comm_t *comm, int *done)
     return GLN_OK;
 }
 
+static gln_status_t self_settled(gln_comm_t *comm, int peer, int batch, int incoming, int *done)
+{
+    (void)peer, (void)batch, (void)incoming;
+    return self_test(comm, done);
+}
+
 static gln_status_t self_window_open(gln_comm_t *comm, size_t bytes, void **bases, void **handle)
 {
     (void)comm;
@@ -120,6 +126,7 @@ static const gln_comm_ops_t self_ops = {
     .receive = self_receive,
     .wait = self_barrier,
     .test = self_test,
+    .settled = self_settled,
     .window_open = self_window_open,
     .window_close = self_window_close,
     .window_room = self_window_room,

@@ -144,36 +144,49 @@ gln_status_t gln_exchange_forward(gln_exchange_t *x, const gln_exchange_flow_t *
     return status == GLN_OK ? x->comm->ops->wait(x->comm) : status;
 }
 
+gln_status_t gln_exchange_backward_receive(gln_exchange_t *x, const gln_exchange_flow_t *flow,
+                                           size_t unit, int index)
+{
+    int peer = x->rank_first + index, j0 = index * x->local;
+    gln_status_t status = GLN_OK;
+    int64_t first;
+    for (int j = j0; j < j0 + x->local && by_message(x, flow, peer) && status == GLN_OK; j++) {
+        int64_t count = block_staged(x, flow, j, &first);
+        if (count > 0)
+            status = x->comm->ops->receive(x->comm, peer, x->stage + (size_t)first * unit,
+                                           (size_t)count * unit);
+    }
+    return status;
+}
+
+gln_status_t gln_exchange_backward_send(gln_exchange_t *x, const gln_exchange_flow_t *flow,
+                                        size_t unit, const void *in, int index)
+{
+    int peer = x->rank_first + index, j0 = index * x->local;
+    gln_status_t status = GLN_OK;
+    int64_t first;
+    for (int i = 0; i < x->local && by_message(x, flow, peer) && status == GLN_OK; i++) {
+        int64_t count = block_received(x, flow, i, j0, &first);
+        if (count > 0)
+            status = x->comm->ops->send(x->comm, peer, (const char *)in + (size_t)first * unit,
+                                        (size_t)count * unit);
+    }
+    return status;
+}
+
 gln_status_t gln_exchange_backward_post(gln_exchange_t *x, const gln_exchange_flow_t *flow,
                                         size_t unit, const void *in)
 {
-    const gln_comm_ops_t *ops = x->comm->ops;
     gln_status_t status = GLN_OK;
-    int64_t first;
     int j0;
     if (flow == &x->rows && x->node.nodes > 0) status = gln_exchange_node_combine_start(x, in);
-    if (status != GLN_OK) return status;
-    for (int step = 1; step < x->group_ranks; step++) {
-        int peer = peer_of(x, -step, &j0);
-        for (int j = j0; j < j0 + x->local && by_message(x, flow, peer); j++) {
-            int64_t count = block_staged(x, flow, j, &first);
-            if (count > 0)
-                status = ops->receive(x->comm, peer, x->stage + (size_t)first * unit,
-                                      (size_t)count * unit);
-            if (status != GLN_OK) return status;
-        }
-    }
-    for (int step = 1; step < x->group_ranks; step++) {
-        int peer = peer_of(x, step, &j0);
-        for (int i = 0; i < x->local && by_message(x, flow, peer); i++) {
-            int64_t count = block_received(x, flow, i, j0, &first);
-            if (count > 0)
-                status = ops->send(x->comm, peer, (const char *)in + (size_t)first * unit,
-                                   (size_t)count * unit);
-            if (status != GLN_OK) return status;
-        }
-    }
-    return GLN_OK;
+    for (int step = 1; step < x->group_ranks && status == GLN_OK; step++)
+        status =
+            gln_exchange_backward_receive(x, flow, unit, peer_of(x, -step, &j0) - x->rank_first);
+    for (int step = 1; step < x->group_ranks && status == GLN_OK; step++)
+        status =
+            gln_exchange_backward_send(x, flow, unit, in, peer_of(x, step, &j0) - x->rank_first);
+    return status;
 }
 
 /* Where the rows of every sent pair lie now, those of node peers excepted. */

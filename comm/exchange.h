@@ -157,13 +157,36 @@ gln_status_t gln_exchange_combine(gln_exchange_t *x, const void *in, void *out);
  *     ... compute on the near ones, calling gln_exchange_progress now and then ...
  *     gln_exchange_combine_finish(x);           they must be in `in`
  *
+ * Far rows can be cut into stages by source rank, so that some are computed, and their results
+ * sent, while others are still under way:
+ *
+ *     gln_exchange_dispatch_start(x, in, out);
+ *     gln_exchange_dispatch_await(x, 4, 2);     the rows of sources 4 and 5 are in `out`
+ *     ... compute on these ...
+ *     gln_exchange_combine_begin(x, in, out);   in place of dispatch_finish and combine_start,
+ * waits for near rows; or between those two gln_exchange_combine_send(x, 4, 2);       their results
+ * are in `in`
+ *     ... the other stages: await, compute, send ...
+ *     gln_exchange_combine_finish(x);           all results are in `in`; what was not sent leaves
+ *
+ * A stage is sources [first, first + count) of the group, all those of the ranks it touches; near
+ * ones among them are awaited, and left to the finish in send. A rank may choose any stages in any
+ * order for itself. In the hierarchical form the first await of a far source waits for all, and
+ * results leave when all were handed over. Where the flights of dispatch and combine overlap,
+ * gln_exchange_times counts them as one.
+ *
  *  @return as the whole; GLN_ERR_ARGUMENT when something is under way already (start) or the right
- *          thing is not (near, finish). */
+ *          thing is not (near, finish, await, send), when a stage cuts a rank in two, when results
+ *          are sent twice, or are sent or finished before their rows were awaited. These change
+ *          nothing. */
 gln_status_t gln_exchange_dispatch_start(gln_exchange_t *x, const void *in, void *out);
 gln_status_t gln_exchange_dispatch_near(gln_exchange_t *x);
 gln_status_t gln_exchange_dispatch_finish(gln_exchange_t *x);
 gln_status_t gln_exchange_combine_start(gln_exchange_t *x, const void *in, void *out);
 gln_status_t gln_exchange_combine_finish(gln_exchange_t *x);
+gln_status_t gln_exchange_dispatch_await(gln_exchange_t *x, int first, int count);
+gln_status_t gln_exchange_combine_begin(gln_exchange_t *x, const void *in, void *out);
+gln_status_t gln_exchange_combine_send(gln_exchange_t *x, int first, int count);
 /** Move on what is under way; never waits. Without calls messages advance as far as MPI does by
  * itself, which on TCP is what fits the sockets. Does nothing when nothing is under way. */
 gln_status_t gln_exchange_progress(gln_exchange_t *x);

@@ -63,6 +63,8 @@ typedef struct gln_exchange_flight {
     int hop;    /* of the messages: 0, then 1 in the hierarchical form; 2: all have arrived */
     int near;   /* dispatch: the rows of node peers are in their place */
     int landed; /* everything has arrived, as far as this rank has noticed */
+    int staged; /* combine: results leave with gln_exchange_combine_send */
+    int unsent, unposted; /* of it: peers that get results yet; that are not received from yet */
     const char *in;
     char *out;
     gln_status_t status; /* of a call that failed; the finish returns it again */
@@ -99,7 +101,8 @@ struct gln_exchange {
     const gln_counter_t *window_next;   /* dispatch: `ready` of the next peer to get rows, if any */
     int window_step;                    /* which neighbour to the right that is */
     gln_exchange_flight_t flight;
-    char *sums; /* [levels, H] partial sums of one token */
+    unsigned char *stage_state; /* [group_ranks] bits of exchange_flight.c */
+    char *sums;                 /* [levels, H] partial sums of one token */
     gln_traffic_t traffic_dispatch, traffic_combine, traffic;
     gln_exchange_node_t node;
     char form_reason[320], path_reason[GLN_WINDOW_REASON];
@@ -145,6 +148,12 @@ gln_status_t gln_exchange_forward_post(gln_exchange_t *x, const gln_exchange_flo
  * this rank stays where it is. ops->wait ends. */
 gln_status_t gln_exchange_backward_post(gln_exchange_t *x, const gln_exchange_flow_t *flow,
                                         size_t unit, const void *in);
+/** The two halves of it for one peer, rank number `index` of the group; nothing where the pairs do
+ * not travel by messages of their own. */
+gln_status_t gln_exchange_backward_receive(gln_exchange_t *x, const gln_exchange_flow_t *flow,
+                                           size_t unit, int index);
+gln_status_t gln_exchange_backward_send(gln_exchange_t *x, const gln_exchange_flow_t *flow,
+                                        size_t unit, const void *in, int index);
 /** Forward, to its end; not for rows. */
 gln_status_t gln_exchange_forward(gln_exchange_t *x, const gln_exchange_flow_t *flow, size_t unit,
                                   const void *in, void *out);

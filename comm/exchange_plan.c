@@ -104,6 +104,7 @@ static void layout(gln_exchange_t *x, gln_arena_t *arena)
     x->meta_received = gln_arena_take(arena, pairs * o->meta_bytes_max);
     x->sums = gln_arena_take(arena, levels * x->row_bytes);
     x->pair_rows = gln_arena_take(arena, pairs * sizeof *x->pair_rows);
+    x->stage_state = gln_arena_take(arena, (size_t)x->group_ranks);
     for (int s = 0; s < x->local; s++)
         for (int j = 0; j < x->group; j++)
             staged += !gln_exchange_direct(x, &x->rows, s, j);

@@ -190,7 +190,8 @@ static gln_status_t open_layer(bench_t *b)
                                        .router = model.router,
                                        .wire = model.wire,
                                        .across = model.across,
-                                       .overlap = model.overlap};
+                                       .overlap = model.overlap,
+                                       .stages = model.stages};
     gln_backend_t backend = b->run.parallel.backend == 0 ? GLN_BACKEND_CPU : GLN_BACKEND_REF;
     gln_status_t status = gln_pool_open(b->machine.threads, &b->pool);
     if (status == GLN_OK) status = gln_kernels_open(backend, dtype_of(b), b->pool, &b->kernels);

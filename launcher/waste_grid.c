@@ -215,6 +215,7 @@ static gln_status_t hash_rest(const gln_arguments_t *arguments, int ranks, uint6
     run.parallel.threads = 0;
     run.parallel.bind = 0;
     run.parallel.exchange = run.parallel.path = run.parallel.overlap = 0;
+    run.parallel.stages = 1;
     run.parallel.timeout_ms = 0;
     run.train.log_every = 1;
     run.train.checkpoint_every = 0;

@@ -90,7 +90,8 @@ static gln_status_t open_parts(gln_moe_t *m, const void *mpi_comm)
                                          .router = m->o.router,
                                          .wire = m->o.wire,
                                          .across = m->o.across,
-                                         .overlap = m->o.overlap};
+                                         .overlap = m->o.overlap,
+                                         .stages = m->o.stages};
     status = gln_layer_workspace_open(&m->parallel, m->kernels, &options, &m->workspace);
     if (status != GLN_OK) return status;
     status = gln_layer_open(&m->parallel, m->kernels, m->workspace, &options, 0, &m->layer);

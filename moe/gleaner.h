@@ -42,6 +42,7 @@ typedef struct gln_moe_options {
     gln_wire_t wire; /* type of rows between ranks: the layer's, or GLN_WIRE_BF16 with GLN_F32 */
     gln_exchange_across_t across; /* form of the exchange between nodes */
     gln_overlap_t overlap;        /* compute near rows while others travel (moe/layer.h) */
+    int stages;                   /* of far rows there (moe/layer.h); 0: 1, none */
 } gln_moe_options_t;
 
 typedef struct gln_moe gln_moe_t;

@@ -31,6 +31,8 @@ typedef enum gln_overlap {
     GLN_OVERLAP_OFF
 } gln_overlap_t;
 
+enum { GLN_STAGES_MAX = 64 };
+
 typedef struct gln_layer_options {
     int64_t tokens;        /* T of one domain */
     int64_t hidden;        /* H */
@@ -44,6 +46,9 @@ typedef struct gln_layer_options {
     gln_wire_t wire;              /* type of rows between ranks */
     gln_exchange_path_t path;     /* of rows inside a node */
     gln_overlap_t overlap;        /* of the exchange with the experts' work */
+    int stages; /* where it overlaps: far rows in this many stages by source rank, so that some are
+                   computed while others travel; 0: 1, none; at most GLN_STAGES_MAX and the number
+                   of far ranks. Changes no result */
     const int32_t *expert_at; /* [E] the expert at every place: place p belongs to domain p / L of
                                  every group; a permutation, ascending within a domain, borrowed
                                  until close. NULL: expert e at place e. A workspace may serve

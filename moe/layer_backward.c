@@ -60,14 +60,14 @@ static gln_status_t activation(gln_layer_t *layer, const expert_products_t *p,
     return status;
 }
 
-/* dx of the received rows, for all, near or far ones. */
-static gln_status_t input_gradient(gln_layer_t *layer, const expert_products_t *p, int which,
-                                   double *mark)
+/* dx of the received rows of a part. */
+static gln_status_t input_gradient(gln_layer_t *layer, const expert_products_t *p,
+                                   gln_layer_part_t part, double *mark)
 {
-    gln_status_t status = gln_layer_multiply(layer, gln_layer_part_of(layer, which), &p->dx);
+    gln_status_t status = gln_layer_multiply(layer, part, &p->dx);
 
     gln_layer_lap(mark, &layer->times.gemm);
-    if (status == GLN_OK) status = gln_layer_combine(layer, which, NULL);
+    if (status == GLN_OK) status = gln_layer_combine(layer, part, NULL);
     gln_layer_lap(mark, &layer->times.move);
     return status;
 }
@@ -99,15 +99,59 @@ static gln_status_t exchange_in_turn(gln_layer_t *layer, const expert_products_t
     gln_layer_lap(mark, &layer->times.exchange);
     if (status != GLN_OK) return status;
     gln_layer_count_traffic(layer);
-    gln_layer_receive(layer, GLN_PART_ALL);
+    gln_layer_receive(layer, all);
     status = activation(layer, p, all, mark);
     if (status == GLN_OK) status = gln_layer_multiply(layer, all, &p->ddown);
     if (status == GLN_OK) status = gln_layer_multiply(layer, all, &p->dgate_up);
-    if (status == GLN_OK) status = input_gradient(layer, p, GLN_PART_ALL, mark);
+    if (status == GLN_OK) status = input_gradient(layer, p, all, mark);
     if (status != GLN_OK) return status;
     order_scalars(layer);
     gln_layer_lap(mark, &layer->times.move);
     return gln_exchange_combine(w->exchange, w->wire_rows, gln_layer_wire_sums(layer, w->tokens_h));
+}
+
+/* Activation gradient of far rows, in stages. All have arrived then. @param status of what went
+ * before */
+static gln_status_t far_activation(gln_layer_t *layer, const expert_products_t *p,
+                                   gln_status_t status, double *mark)
+{
+    int stages = layer->workspace->stages;
+
+    for (int turn = 0; turn < stages; ++turn) {
+        gln_layer_part_t stage = gln_layer_stage(layer, turn);
+        gln_status_t arrived = gln_layer_stage_await(layer, stage);
+        gln_layer_lap(mark, &layer->times.exchange);
+        if (status == GLN_OK) status = arrived;
+        gln_layer_drive(layer, turn + 1 < stages);
+        if (status == GLN_OK) gln_layer_receive(layer, stage);
+        if (status == GLN_OK) status = activation(layer, p, stage, mark);
+        gln_layer_drive(layer, 0);
+    }
+    return status;
+}
+
+/* dx of far rows, in stages, and on its way back. Combine is under way then; nothing is after an
+ * error. @param status of what went before */
+static gln_status_t far_gradient(gln_layer_t *layer, const expert_products_t *p,
+                                 gln_status_t status, double *mark)
+{
+    gln_layer_workspace_t *w = layer->workspace;
+    void *sums = gln_layer_wire_sums(layer, w->tokens_h);
+
+    for (int turn = 0; turn < w->stages; ++turn) {
+        gln_layer_part_t stage = gln_layer_stage(layer, turn);
+        gln_layer_drive(layer, turn > 0);
+        if (status == GLN_OK) status = input_gradient(layer, p, stage, mark);
+        gln_layer_drive(layer, 0);
+        if (status != GLN_OK) {
+            gln_layer_stage_give_up(layer, turn);
+            return status;
+        }
+        status = gln_layer_stage_send(layer, turn, stage, sums);
+        gln_layer_lap(mark, &layer->times.exchange);
+        if (status != GLN_OK) return status;
+    }
+    return GLN_OK;
 }
 
 /* The same with work on near rows while far ones come, and with half of the weight gradients and
@@ -117,6 +161,7 @@ static gln_status_t exchange_overlapped(gln_layer_t *layer, const expert_product
 {
     gln_layer_workspace_t *w = layer->workspace;
     gln_layer_part_t all = gln_layer_part_of(layer, GLN_PART_ALL);
+    gln_layer_part_t near = gln_layer_part_of(layer, GLN_PART_NEAR);
     gln_status_t status =
         gln_exchange_dispatch_start(w->exchange, gln_layer_wire_send(layer, dy), w->wire_rows);
 
@@ -125,27 +170,18 @@ static gln_status_t exchange_overlapped(gln_layer_t *layer, const expert_product
     gln_status_t arrived = gln_exchange_dispatch_near(w->exchange);
     gln_layer_lap(mark, &layer->times.exchange);
     gln_layer_drive(layer, 1);
-    if (arrived == GLN_OK) gln_layer_receive(layer, GLN_PART_NEAR);
-    if (arrived == GLN_OK)
-        status = activation(layer, p, gln_layer_part_of(layer, GLN_PART_NEAR), mark);
+    if (arrived == GLN_OK) gln_layer_receive(layer, near);
+    if (arrived == GLN_OK) status = activation(layer, p, near, mark);
     gln_layer_drive(layer, 0);
-    arrived = gln_exchange_dispatch_finish(w->exchange);
-    gln_layer_lap(mark, &layer->times.exchange);
-    if (status == GLN_OK) status = arrived;
-    if (status == GLN_OK) gln_layer_receive(layer, GLN_PART_FAR);
-    if (status == GLN_OK)
-        status = activation(layer, p, gln_layer_part_of(layer, GLN_PART_FAR), mark);
+    status = far_activation(layer, p, status, mark);
     if (status == GLN_OK)
         status = gln_layer_multiply(layer, all, &p->ddown); /* the last use of dy */
-    if (status == GLN_OK) status = input_gradient(layer, p, GLN_PART_FAR, mark);
-    if (status == GLN_OK)
-        status = gln_exchange_combine_start(w->exchange, w->wire_rows,
-                                            gln_layer_wire_sums(layer, w->tokens_h));
-    gln_layer_lap(mark, &layer->times.exchange);
+    gln_layer_lap(mark, &layer->times.gemm);
+    status = far_gradient(layer, p, status, mark);
     if (status != GLN_OK) return status;
     gln_layer_drive(layer, 1);
     status = gln_layer_multiply(layer, all, &p->dgate_up);
-    if (status == GLN_OK) status = input_gradient(layer, p, GLN_PART_NEAR, mark);
+    if (status == GLN_OK) status = input_gradient(layer, p, near, mark);
     gln_layer_drive(layer, 0);
     order_scalars(layer);
     gln_layer_lap(mark, &layer->times.move);

@@ -128,14 +128,45 @@ static gln_status_t exchange_in_turn(gln_layer_t *layer, const gln_layer_weights
     if (status != GLN_OK) return status;
     gln_layer_count_traffic(layer);
     gln_layer_place_rows(layer);
-    gln_layer_receive(layer, GLN_PART_ALL);
-    status = run_experts(layer, weights, gln_layer_part_of(layer, GLN_PART_ALL), mark);
-    if (status == GLN_OK) status = gln_layer_combine(layer, GLN_PART_ALL, w->combine_weight);
+    gln_layer_part_t all = gln_layer_part_of(layer, GLN_PART_ALL);
+    gln_layer_receive(layer, all);
+    status = run_experts(layer, weights, all, mark);
+    if (status == GLN_OK) status = gln_layer_combine(layer, all, w->combine_weight);
     gln_layer_lap(mark, &layer->times.move);
     if (status == GLN_OK)
         status = gln_exchange_combine(w->exchange, w->wire_rows, gln_layer_wire_sums(layer, y));
     gln_layer_lap(mark, &layer->times.exchange);
     return status;
+}
+
+/* Far rows, in stages: until they are there, through the experts, and on their way back. Combine is
+ * under way then; nothing is after an error. @param status of what went before */
+static gln_status_t run_far(gln_layer_t *layer, const gln_layer_weights_t *weights, void *sums,
+                            gln_status_t status, double *mark)
+{
+    int stages = layer->workspace->stages;
+
+    for (int turn = 0; turn < stages; ++turn) {
+        gln_layer_part_t stage = gln_layer_stage(layer, turn);
+        gln_status_t arrived = gln_layer_stage_await(layer, stage);
+        gln_layer_lap(mark, &layer->times.exchange);
+        if (status == GLN_OK) status = arrived;
+        gln_layer_drive(layer, stages > 1);
+        if (status == GLN_OK) gln_layer_receive(layer, stage);
+        if (status == GLN_OK) status = run_experts(layer, weights, stage, mark);
+        if (status == GLN_OK)
+            status = gln_layer_combine(layer, stage, layer->workspace->combine_weight);
+        gln_layer_drive(layer, 0);
+        gln_layer_lap(mark, &layer->times.move);
+        if (status != GLN_OK) {
+            gln_layer_stage_give_up(layer, turn);
+            return status;
+        }
+        status = gln_layer_stage_send(layer, turn, stage, sums);
+        gln_layer_lap(mark, &layer->times.exchange);
+        if (status != GLN_OK) return status;
+    }
+    return GLN_OK;
 }
 
 /* The same with near rows computed while far ones are under way: half of them under dispatch, half
@@ -144,7 +175,7 @@ static gln_status_t exchange_overlapped(gln_layer_t *layer, const gln_layer_weig
                                         const void *x, void *y, double *mark)
 {
     gln_layer_workspace_t *w = layer->workspace;
-    gln_layer_part_t halves[2];
+    gln_layer_part_t halves[2], near = gln_layer_part_of(layer, GLN_PART_NEAR);
     gln_status_t status =
         gln_exchange_dispatch_start(w->exchange, gln_layer_wire_send(layer, x), w->wire_rows);
 
@@ -157,25 +188,14 @@ static gln_status_t exchange_overlapped(gln_layer_t *layer, const gln_layer_weig
     gln_status_t arrived = gln_exchange_dispatch_near(w->exchange);
     gln_layer_lap(mark, &layer->times.exchange);
     gln_layer_drive(layer, 1);
-    if (arrived == GLN_OK) gln_layer_receive(layer, GLN_PART_NEAR);
+    if (arrived == GLN_OK) gln_layer_receive(layer, near);
     if (arrived == GLN_OK) status = run_experts(layer, weights, halves[0], mark);
     gln_layer_drive(layer, 0);
-    arrived = gln_exchange_dispatch_finish(w->exchange);
-    gln_layer_lap(mark, &layer->times.exchange);
-    if (status == GLN_OK) status = arrived;
-    if (status == GLN_OK) gln_layer_receive(layer, GLN_PART_FAR);
-    if (status == GLN_OK)
-        status = run_experts(layer, weights, gln_layer_part_of(layer, GLN_PART_FAR), mark);
-    if (status == GLN_OK) status = gln_layer_combine(layer, GLN_PART_FAR, w->combine_weight);
-    gln_layer_lap(mark, &layer->times.move);
-    if (status == GLN_OK)
-        status =
-            gln_exchange_combine_start(w->exchange, w->wire_rows, gln_layer_wire_sums(layer, y));
-    gln_layer_lap(mark, &layer->times.exchange);
+    status = run_far(layer, weights, gln_layer_wire_sums(layer, y), status, mark);
     if (status != GLN_OK) return status;
     gln_layer_drive(layer, 1);
     status = run_experts(layer, weights, halves[1], mark);
-    if (status == GLN_OK) status = gln_layer_combine(layer, GLN_PART_NEAR, w->combine_weight);
+    if (status == GLN_OK) status = gln_layer_combine(layer, near, w->combine_weight);
     gln_layer_drive(layer, 0);
     gln_layer_lap(mark, &layer->times.move);
     arrived = gln_exchange_combine_finish(w->exchange);

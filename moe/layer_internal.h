@@ -23,6 +23,7 @@ typedef struct gln_layer_bounds {
     int64_t element_bytes; /* of dtype: rows, activations and their gradients */
     int64_t acc_bytes;     /* of acc: weights of routes, logits, scalars */
     int64_t wire_dtype;    /* of rows between ranks: gln_dtype_t */
+    int64_t stages;        /* asked for, >= 1 */
 } gln_layer_bounds_t;
 
 /* The received routes, laid out expert by expert; what backward needs of a forward pass.
@@ -34,6 +35,8 @@ typedef struct gln_layer_rows {
     int64_t received_count;         /* rows the exchange delivers */
     int64_t *instance_offset;       /* [D/P * L + 1] */
     int64_t *near_begin, *near_end; /* [D/P * L] the rows of near sources among an instance's */
+    int64_t *stage_row;             /* [stages + 1][D/P * L] an instance's first row of sources from
+                                       stage_source[s] on */
     int32_t *gather_index;          /* [rows_count] received row of an expert row */
     int32_t *route_row;             /* [rows_count] expert row of the route in received order */
     int32_t *combine_offset;        /* [received_count + 1] into combine_index */
@@ -47,10 +50,11 @@ typedef struct gln_layer_range { /* rows [begin, end) */
     int64_t begin, end;
 } gln_layer_range_t;
 
-/* Rows of some instances: all, the near ones or the far ones. */
+/* Rows of some instances: all, the near ones or the far ones of stages [stage, stage_end). */
 typedef struct gln_layer_part {
     enum { GLN_PART_ALL = 0, GLN_PART_NEAR, GLN_PART_FAR } which;
     int first, last; /* instances [first, last) */
+    int stage, stage_end;
 } gln_layer_part_t;
 
 struct gln_layer_workspace {
@@ -59,11 +63,13 @@ struct gln_layer_workspace {
     gln_exchange_received_t received; /* of the plan that the exchange holds */
     const gln_layer_t *planned;       /* the layer whose last forward that plan is of; NULL: none */
     gln_arena_t arena;
-    gln_gemm_t *items;          /* [max(2 * D/P * L, D/P, 1)] */
-    gln_layer_range_t *ranges;  /* [max(D/P * L, D/P) + 1] */
-    int near_first, near_count; /* gln_exchange_near */
-    int far_nodes;              /* are there sources on other nodes? */
-    double progress_at;         /* when the exchange is to be moved on next */
+    gln_gemm_t *items;                    /* [max(2 * D/P * L, D/P, 1)] */
+    gln_layer_range_t *ranges;            /* [2 * D/P * L + 1] */
+    int near_first, near_count;           /* gln_exchange_near */
+    int stages;                           /* of the far rows; 1: none */
+    int stage_source[GLN_STAGES_MAX + 1]; /* stage s: far sources in [stage_source[s], [s + 1]) */
+    int far_nodes;                        /* are there sources on other nodes? */
+    double progress_at;                   /* when the exchange is to be moved on next */
     /* send description */
     int32_t *pair_rows, *pair_routes, *pair_meta; /* [D/P * G] */
     int32_t *row_token;                           /* [sent_rows] */
@@ -153,18 +159,30 @@ void gln_layer_wire_returned(gln_layer_t *layer, void *tokens);
 /** Is anything to be computed while rows are under way? A plan must be set. */
 int gln_layer_overlaps(const gln_layer_t *layer);
 gln_layer_part_t gln_layer_part_of(const gln_layer_t *layer, int which);
+/** Cut the far ranks into as equal stages as can be; at open, when near is known. */
+void gln_layer_stages_set(gln_layer_workspace_t *workspace);
+/** Stage number `turn` to be worked on: from the left-hand neighbour downwards, as a rank's rows
+ * leave for its right-hand neighbour first. */
+gln_layer_part_t gln_layer_stage(const gln_layer_t *layer, int turn);
+/** Until the rows of a stage have arrived; with one stage it finishes dispatch. */
+gln_status_t gln_layer_stage_await(gln_layer_t *layer, gln_layer_part_t stage);
+/** Results of stage number `turn` leave; the first begins the combine to `sums`, with one stage it
+ * starts it. Nothing is under way after an error. */
+gln_status_t gln_layer_stage_send(gln_layer_t *layer, int turn, gln_layer_part_t stage, void *sums);
+/** End what is under way after work on stage number `turn` failed. */
+void gln_layer_stage_give_up(gln_layer_t *layer, int turn);
 /** The near rows cut in two of about equal work, at an instance. Depends on the plan alone. */
 void gln_layer_near_halves(const gln_layer_t *layer, gln_layer_part_t halves[2]);
 /** rows_out[row] = received_x[gather_index[row]] for the expert rows of the part. */
 gln_status_t gln_layer_gather(gln_layer_t *layer, gln_layer_part_t part, void *rows_out);
 gln_status_t gln_layer_swiglu(gln_layer_t *layer, gln_layer_part_t part);
 gln_status_t gln_layer_swiglu_backward(gln_layer_t *layer, gln_layer_part_t part);
-/** received_x[r] = sum over its expert rows of weight * rows_h, for the received rows of all, near
- * or far sources, and the same as it travels. @param weight NULL: 1 */
-gln_status_t gln_layer_combine(gln_layer_t *layer, int which, const void *weight);
-/** The received rows of all, near or far sources, as they travel, into received_x. combine does the
- * way back. */
-void gln_layer_receive(gln_layer_t *layer, int which);
+/** received_x[r] = sum over its expert rows of weight * rows_h, for the received rows of the
+ * part's sources, and the same as it travels. @param weight NULL: 1 */
+gln_status_t gln_layer_combine(gln_layer_t *layer, gln_layer_part_t part, const void *weight);
+/** The received rows of the part's sources, as they travel, into received_x. combine does the way
+ * back. */
+void gln_layer_receive(gln_layer_t *layer, gln_layer_part_t part);
 /** While on, the exchange is moved on between tasks of this thread. */
 void gln_layer_drive(gln_layer_t *layer, int on);
 

@@ -1,11 +1,12 @@
 /* Work on parts of the rows, so that near rows are computed while far ones are under way.
  *
  * The rows of an expert stand in source order, and near sources are consecutive: per instance the
- * rows are [far | near | far]. A part is a list of ranges of rows, neighbours joined; row-wise
- * operations run range by range, products as one batch with one item per range and instance. No
- * result depends on the cut: a row's result hangs on that row alone (kernels.h), and weight
- * gradients are never cut. The price is that a product over few rows runs at less than full speed
- * and reads its weights again, so nothing is cut where nothing is under way meanwhile. */
+ * rows are [far | near | far]. Stages cut the far ones by source (layer_stage.c). A part is a list
+ * of ranges of rows, neighbours joined; row-wise operations run range by range, products as one
+ * batch with one item per range and instance. No result depends on the cut: a row's result hangs on
+ * that row alone (kernels.h), and weight gradients are never cut. The price is that a product over
+ * few rows runs at less than full speed and reads its weights again, so nothing is cut where
+ * nothing is under way meanwhile. */
 #include "moe/layer_internal.h"
 
 #include "base/log.h"
@@ -39,7 +40,9 @@ gln_layer_part_t gln_layer_part_of(const gln_layer_t *layer, int which)
 {
     const gln_layer_bounds_t *b = &layer->workspace->bounds;
 
-    return (gln_layer_part_t){.which = which, .last = (int)(b->local_domains * b->per_domain)};
+    return (gln_layer_part_t){.which = which,
+                              .last = (int)(b->local_domains * b->per_domain),
+                              .stage_end = layer->workspace->stages};
 }
 
 void gln_layer_near_halves(const gln_layer_t *layer, gln_layer_part_t halves[2])
@@ -62,7 +65,7 @@ void gln_layer_near_halves(const gln_layer_t *layer, gln_layer_part_t halves[2])
 /* Append [begin, end), joined to the last range where it follows. */
 static int range_add(gln_layer_range_t *ranges, int count, int64_t begin, int64_t end)
 {
-    if (begin == end) return count;
+    if (begin >= end) return count;
     if (count > 0 && ranges[count - 1].end == begin) {
         ranges[count - 1].end = end;
         return count;
@@ -71,55 +74,70 @@ static int range_add(gln_layer_range_t *ranges, int count, int64_t begin, int64_
     return count + 1;
 }
 
+/* The rows of instance i in the part: up to two ranges. */
+static int instance_ranges(const gln_layer_t *layer, gln_layer_part_t part, int i,
+                           gln_layer_range_t *out)
+{
+    const gln_layer_rows_t *rows = &layer->rows;
+    const gln_layer_bounds_t *b = &layer->workspace->bounds;
+    int64_t instances = b->local_domains * b->per_domain;
+    int64_t begin = rows->near_begin[i], end = rows->near_end[i];
+
+    if (part.which == GLN_PART_ALL)
+        return range_add(out, 0, rows->instance_offset[i], rows->instance_offset[i + 1]);
+    if (part.which == GLN_PART_NEAR) return range_add(out, 0, begin, end);
+    int64_t from = rows->stage_row[part.stage * instances + i];
+    int64_t to = rows->stage_row[part.stage_end * instances + i];
+    int count = range_add(out, 0, from, to < begin ? to : begin);
+    return range_add(out, count, from > end ? from : end, to);
+}
+
 /* The expert rows of a part, into the workspace. @return ranges */
 static int rows_list(const gln_layer_t *layer, gln_layer_part_t part)
 {
     const gln_layer_rows_t *rows = &layer->rows;
     gln_layer_range_t *ranges = layer->workspace->ranges;
-    int64_t from = rows->instance_offset[part.first];
     int count = 0;
 
     if (part.which == GLN_PART_ALL)
-        return range_add(ranges, 0, from, rows->instance_offset[part.last]);
+        return range_add(ranges, 0, rows->instance_offset[part.first],
+                         rows->instance_offset[part.last]);
     for (int i = part.first; i < part.last; ++i) {
-        if (part.which == GLN_PART_NEAR) {
-            count = range_add(ranges, count, rows->near_begin[i], rows->near_end[i]);
-        } else {
-            count = range_add(ranges, count, from, rows->near_begin[i]);
-            from = rows->near_end[i];
-        }
+        gln_layer_range_t own[2];
+        int parts = instance_ranges(layer, part, i, own);
+        for (int r = 0; r < parts; ++r)
+            count = range_add(ranges, count, own[r].begin, own[r].end);
     }
-    if (part.which == GLN_PART_NEAR) return count;
-    return range_add(ranges, count, from, rows->instance_offset[part.last]);
+    return count;
 }
 
-/* The received rows of all, near or far sources, into the workspace. @return ranges */
-static int received_list(const gln_layer_t *layer, int which)
+/* The received rows of the part's sources, into the workspace. @return ranges */
+static int received_list(const gln_layer_t *layer, gln_layer_part_t part)
 {
     gln_layer_workspace_t *w = layer->workspace;
-    const int64_t *offset = w->received.row_offset;
-    int64_t group = w->bounds.group_domains, from = 0;
+    int64_t group = w->bounds.group_domains;
     int count = 0;
 
-    if (which == GLN_PART_ALL) return range_add(w->ranges, 0, 0, layer->rows.received_count);
+    if (part.which == GLN_PART_ALL) return range_add(w->ranges, 0, 0, layer->rows.received_count);
     for (int64_t i = 0; i < w->bounds.local_domains; ++i) {
-        int64_t begin = offset[i * group + w->near_first];
-        int64_t end = offset[i * group + w->near_first + w->near_count];
-        if (which == GLN_PART_NEAR) {
+        const int64_t *offset = w->received.row_offset + i * group;
+        int64_t begin = offset[w->near_first], end = offset[w->near_first + w->near_count];
+        if (part.which == GLN_PART_NEAR) {
             count = range_add(w->ranges, count, begin, end);
-        } else {
-            count = range_add(w->ranges, count, from, begin);
-            from = end;
+            continue;
         }
+        int64_t from = offset[w->stage_source[part.stage]];
+        int64_t to = offset[w->stage_source[part.stage_end]];
+        count = range_add(w->ranges, count, from, to < begin ? to : begin);
+        count = range_add(w->ranges, count, from > end ? from : end, to);
     }
-    if (which == GLN_PART_NEAR) return count;
-    return range_add(w->ranges, count, from, layer->rows.received_count);
+    return count;
 }
 
-void gln_layer_receive(gln_layer_t *layer, int which)
+void gln_layer_receive(gln_layer_t *layer, gln_layer_part_t part)
 {
     const gln_layer_range_t *ranges = layer->workspace->ranges;
-    int count = received_list(layer, which);
+    int count = received_list(layer, part);
 
     for (int r = 0; r < count; ++r)
         gln_layer_wire_received(layer, ranges[r].begin, ranges[r].end - ranges[r].begin);
@@ -187,12 +205,12 @@ gln_status_t gln_layer_swiglu_backward(gln_layer_t *layer, gln_layer_part_t part
     return status;
 }
 
-gln_status_t gln_layer_combine(gln_layer_t *layer, int which, const void *weight)
+gln_status_t gln_layer_combine(gln_layer_t *layer, gln_layer_part_t part, const void *weight)
 {
     gln_layer_workspace_t *w = layer->workspace;
     gln_kernels_t *k = layer->kernels;
     int64_t hidden = layer->options.hidden;
-    int count = received_list(layer, which);
+    int count = received_list(layer, part);
     gln_status_t status = GLN_OK;
 
     for (int r = 0; r < count && status == GLN_OK; ++r) {
@@ -208,16 +226,6 @@ gln_status_t gln_layer_combine(gln_layer_t *layer, int which, const void *weight
         if (status == GLN_OK) gln_layer_wire_return(layer, begin, combine.n);
     }
     return status;
-}
-
-/* The rows of instance i in the part: up to two ranges. */
-static int instance_ranges(const gln_layer_rows_t *rows, int which, int i, gln_layer_range_t *out)
-{
-    int64_t first = rows->instance_offset[i], last = rows->instance_offset[i + 1];
-
-    if (which == GLN_PART_ALL) return range_add(out, 0, first, last);
-    if (which == GLN_PART_NEAR) return range_add(out, 0, rows->near_begin[i], rows->near_end[i]);
-    return range_add(out, range_add(out, 0, first, rows->near_begin[i]), rows->near_end[i], last);
 }
 
 /* One item: rows of an instance whose expert is number `expert` of the local ones. */
@@ -259,7 +267,7 @@ gln_status_t gln_layer_multiply(gln_layer_t *layer, gln_layer_part_t part,
     GLN_ASSERT(!weight_gradient || part.which == GLN_PART_ALL);
     for (int i = part.first; i < part.last; ++i) {
         gln_layer_range_t ranges[2];
-        int parts = instance_ranges(&layer->rows, part.which, i, ranges);
+        int parts = instance_ranges(layer, part, i, ranges);
         int domain = parallel->first_domain + i / parallel->per_domain;
         int64_t expert = domain % parallel->group_domains * parallel->per_domain +
                          i % parallel->per_domain - parallel->first_expert;

@@ -156,13 +156,17 @@ static void count_instances(gln_layer_t *layer)
     int64_t domains = w->bounds.local_domains, sources = w->bounds.group_domains;
     int64_t per_domain = w->bounds.per_domain, *offset = layer->rows.instance_offset;
     int64_t *begin = layer->rows.near_begin, *end = layer->rows.near_end;
+    int64_t instances = domains * per_domain;
 
     memset(offset, 0, (size_t)(domains * per_domain + 1) * sizeof *offset);
     memset(begin, 0, (size_t)(domains * per_domain) * sizeof *begin);
     memset(end, 0, (size_t)(domains * per_domain) * sizeof *end);
     for (int64_t i = 0; i < domains; ++i)
-        for (int64_t j = 0; j < sources; ++j) {
+        for (int64_t j = 0, stage = 0; j < sources; ++j) {
             const char *meta = (const char *)w->received.meta;
+            for (; stage <= w->stages && w->stage_source[stage] <= j; ++stage)
+                memcpy(layer->rows.stage_row + stage * instances + i * per_domain,
+                       offset + i * per_domain + 1, (size_t)per_domain * sizeof *offset);
             const char *routes = meta + w->received.meta_offset[i * sources + j];
             for (int64_t le = 0; le < per_domain; ++le) {
                 int32_t count;
@@ -172,8 +176,11 @@ static void count_instances(gln_layer_t *layer)
                 if (j < w->near_first + w->near_count) end[i * per_domain + le] += count;
             }
         }
-    for (int64_t i = 0; i < domains * per_domain; ++i) {
+    for (int64_t i = 0; i < instances; ++i) {
+        for (int64_t s = 0; s < w->stages; ++s) /* stages are not longer than the sources */
+            layer->rows.stage_row[s * instances + i] += offset[i];
         offset[i + 1] += offset[i];
+        layer->rows.stage_row[w->stages * instances + i] = offset[i + 1];
         begin[i] += offset[i];
         end[i] += offset[i];
     }

@@ -28,6 +28,10 @@ gln_status_t gln_layer_check_options(const gln_parallel_t *parallel,
             "%lld",
             (long long)options->tokens, (long long)options->hidden,
             (long long)options->expert_hidden);
+    if (options->stages < 0 || options->stages > GLN_STAGES_MAX)
+        return gln_fail(GLN_ERR_ARGUMENT,
+                        "layer: expected 1 to %d stages of far rows (0: 1), found %d",
+                        (int)GLN_STAGES_MAX, options->stages);
     return GLN_OK;
 }
 
@@ -104,6 +108,7 @@ gln_status_t gln_layer_bounds_set(const gln_parallel_t *parallel, const gln_kern
     b.element_bytes = (int64_t)gln_dtype_bytes(kernels->dtype);
     b.acc_bytes = acc;
     b.wire_dtype = wire;
+    b.stages = most(options->stages, 1);
     b.plan_routes = gln_router_routes_max(router);
     b.plan_rects = gln_router_rect_max(router);
     pairs = b.local_domains * b.group_domains;
@@ -139,6 +144,7 @@ void gln_layer_rows_layout(const gln_layer_bounds_t *b, gln_arena_t *arena, gln_
     rows->instance_offset = take(arena, b->local_domains * b->per_domain + 1, 8);
     rows->near_begin = take(arena, b->local_domains * b->per_domain, 8);
     rows->near_end = take(arena, b->local_domains * b->per_domain, 8);
+    rows->stage_row = take(arena, (b->stages + 1) * b->local_domains * b->per_domain, 8);
     rows->gather_index = take(arena, routes, 4);
     rows->route_row = take(arena, routes, 4);
     rows->combine_offset = take(arena, b->received_rows + 1, 4);
@@ -156,7 +162,7 @@ static void layout(gln_layer_workspace_t *w, const gln_kernels_t *kernels)
     int64_t routes = b->received_routes, e = b->element_bytes, acc = b->acc_bytes;
 
     w->items = take(arena, 2 * b->local_domains * b->per_domain, sizeof w->items[0]);
-    w->ranges = take(arena, b->local_domains * b->per_domain + 1, sizeof w->ranges[0]);
+    w->ranges = take(arena, 2 * b->local_domains * b->per_domain + 1, sizeof w->ranges[0]);
     w->pair_rows = take(arena, pairs, 4);
     w->pair_routes = take(arena, pairs, 4);
     w->pair_meta = take(arena, pairs, 4);
@@ -223,6 +229,7 @@ static gln_status_t open_exchange(const gln_parallel_t *parallel, const gln_laye
     w->wire_rows = gln_exchange_receive_buffer(w->exchange);
     if (w->wire_tokens == NULL) w->received_x = w->wire_rows;
     gln_exchange_near(w->exchange, &w->near_first, &w->near_count);
+    gln_layer_stages_set(w);
     int group = parallel->first_domain / parallel->group_domains * parallel->group_domains;
     for (int j = 0; j < parallel->group_domains;
          ++j) /* all groups of a rank with several are here */

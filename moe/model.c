@@ -226,7 +226,8 @@ static gln_status_t open_layers(gln_model_t *m)
                                    .across = m->o.across,
                                    .wire = m->o.wire,
                                    .path = m->o.path,
-                                   .overlap = m->o.overlap};
+                                   .overlap = m->o.overlap,
+                                   .stages = m->o.stages};
     if (m->moe_layers == 0) return GLN_OK;
     gln_status_t status = gln_layer_workspace_open(m->parallel, m->k, &options, &m->workspace);
     for (int i = 0; i < m->o.layers && status == GLN_OK; i++) {

@@ -37,6 +37,7 @@ typedef struct gln_model_options {
     gln_wire_t wire;              /* type of rows between ranks, see layer.h */
     gln_exchange_path_t path;     /* of rows inside a node; changes no result */
     gln_overlap_t overlap;        /* of the exchange with experts' work; changes no result */
+    int stages;                   /* of far rows there, see layer.h; changes no result */
 } gln_model_options_t;
 
 typedef struct gln_model gln_model_t;

@@ -134,6 +134,9 @@ static const gln_config_field_t fields[] = {
     CHOICE(parallel.overlap, overlaps, "auto",
            "compute the experts' near rows while others travel; auto: where they travel between "
            "nodes and are not few; no result depends on it"),
+    INT(parallel.stages, 1, 64 /* GLN_STAGES_MAX */, "1",
+        "where near rows overlap: cut the others into stages by source rank and compute some while "
+        "others travel; 1: none; no result depends on it"),
     TEXT(parallel.placement, "",
          "file of gleaner place that says which domain hosts which expert; empty: none"),
 
@@ -333,5 +336,6 @@ gln_model_options_t gln_run_model_options(const gln_run_options_t *run)
         .wire = (gln_wire_t)run->parallel.wire,
         .path = (gln_exchange_path_t)run->parallel.path,
         .overlap = (gln_overlap_t)run->parallel.overlap,
+        .stages = (int)run->parallel.stages,
     };
 }

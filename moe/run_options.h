@@ -35,6 +35,7 @@ typedef struct gln_run_options {
     } router;
     struct {
         int64_t domains, expert_replicas, threads, timeout_ms;
+        int64_t stages;                              /* of far rows, gln_layer_options_t */
         int backend, dtype, exchange, path, overlap; /* dtype: see gln_run_dtype */
         int wire;                                    /* gln_wire_t */
         char placement[GLN_CONFIG_TEXT_MAX];

@@ -1,5 +1,6 @@
-/* Dispatch and combine in parts: order of calls, and time that is hidden. That rows are right in
- * parts too is tested in test_exchange.c and test_exchange_node.c. RANKS: 1 2 4 */
+/* Dispatch and combine in parts and stages: order of calls, whom a stage waits for, and time that
+ * is hidden. That rows are right in parts too is tested in test_exchange.c and
+ * test_exchange_node.c. RANKS: 1 2 4 */
 #include "comm/exchange.h"
 #include "tests/ranks/comm/check.h"
 #include <time.h>
@@ -14,11 +15,11 @@ typedef struct world {
 
 static world_t w;
 
-static gln_exchange_t *one_row_each(gln_comm_t *comm, gln_exchange_path_t path)
+static gln_exchange_t *one_row_each(gln_comm_t *comm, gln_exchange_path_t path, int64_t width)
 {
     gln_exchange_options_t options = {.domains = domains,
                                       .tokens = tokens,
-                                      .hidden = hidden,
+                                      .hidden = width,
                                       .dtype = GLN_F32,
                                       .rows_max = 1,
                                       .scalars_max = 1,
@@ -40,7 +41,7 @@ static gln_exchange_t *one_row_each(gln_comm_t *comm, gln_exchange_path_t path)
 /* Parts out of order are refused, on every rank alike, and change nothing. */
 static void wrong_order(gln_comm_t *comm)
 {
-    gln_exchange_t *x = one_row_each(comm, GLN_PATH_AUTO);
+    gln_exchange_t *x = one_row_each(comm, GLN_PATH_AUTO, hidden);
     gln_exchange_received_t got;
     float *in = allocate((size_t)(w.local * tokens * hidden) * 4);
     void *rows = gln_exchange_receive_buffer(x);
@@ -84,11 +85,98 @@ static void wrong_order(gln_comm_t *comm)
     free(in);
 }
 
+/* Stages out of order are refused in the same way. */
+static void wrong_stages(gln_comm_t *comm)
+{
+    gln_exchange_t *x = one_row_each(comm, GLN_PATH_MESSAGES, hidden);
+    float *in = allocate((size_t)(w.local * tokens * hidden) * 4);
+    void *rows = gln_exchange_receive_buffer(x);
+    int unit = w.ranks > 1 ? w.local : domains, other = w.rank > 0 ? 0 : domains - unit;
+    for (int64_t k = 0; k < w.local * tokens * hidden; k++)
+        in[k] = (float)(w.rank + 1);
+    CHECK(gln_exchange_dispatch_await(x, 0, unit) == GLN_ERR_ARGUMENT);
+    CHECK(strstr(gln_last_error(), "no dispatch is under way"), "%s", gln_last_error());
+    CHECK(gln_exchange_combine_send(x, 0, unit) == GLN_ERR_ARGUMENT);
+    CHECK(strstr(gln_last_error(), "no combine is under way"), "%s", gln_last_error());
+    CHECK_OK(gln_exchange_dispatch_start(x, in, rows));
+    CHECK(gln_exchange_combine_send(x, 0, unit) == GLN_ERR_ARGUMENT);
+    CHECK(gln_exchange_dispatch_await(x, -1, 1) == GLN_ERR_ARGUMENT);
+    CHECK(gln_exchange_dispatch_await(x, 0, -1) == GLN_ERR_ARGUMENT);
+    CHECK(gln_exchange_dispatch_await(x, unit, domains) == GLN_ERR_ARGUMENT);
+    CHECK(strstr(gln_last_error(), "expected sources in [0, 12)"), "%s", gln_last_error());
+    if (w.ranks > 1) {
+        CHECK(gln_exchange_dispatch_await(x, 0, 1) == GLN_ERR_ARGUMENT);
+        CHECK(gln_exchange_dispatch_await(x, 1, unit) == GLN_ERR_ARGUMENT);
+        CHECK(strstr(gln_last_error(), "sources of each rank"), "%s", gln_last_error());
+    }
+    CHECK_OK(gln_exchange_combine_begin(x, rows, in));
+    CHECK(gln_exchange_combine_begin(x, rows, in) == GLN_ERR_ARGUMENT);
+    CHECK(strstr(gln_last_error(), "a combine is under way"), "%s", gln_last_error());
+    CHECK(gln_exchange_dispatch_finish(x) == GLN_ERR_ARGUMENT);
+    if (w.ranks > 1) {
+        CHECK(gln_exchange_combine_send(x, other, unit) == GLN_ERR_ARGUMENT);
+        CHECK(strstr(gln_last_error(), "were not awaited"), "%s", gln_last_error());
+        CHECK(gln_exchange_combine_finish(x) == GLN_ERR_ARGUMENT);
+        CHECK(strstr(gln_last_error(), "were not awaited"), "%s", gln_last_error());
+    }
+    CHECK_OK(gln_exchange_dispatch_await(x, 0, domains));
+    CHECK_OK(gln_exchange_dispatch_await(x, 0, domains));
+    for (int k = 0; k < w.local * domains; k++)
+        CHECK(((float *)rows)[k * hidden] == (float)(k % domains / w.local + 1));
+    CHECK_OK(gln_exchange_combine_send(x, other, unit));
+    if (w.ranks > 1) {
+        CHECK(gln_exchange_combine_send(x, other, unit) == GLN_ERR_ARGUMENT);
+        CHECK(strstr(gln_last_error(), "sent already"), "%s", gln_last_error());
+    }
+    CHECK_OK(gln_exchange_combine_finish(x));
+    CHECK(in[0] == 12 * (float)(w.rank + 1), "%g", (double)in[0]);
+    CHECK_OK(gln_exchange_dispatch_start(x, in, rows));
+    CHECK_OK(gln_exchange_dispatch_finish(x));
+    CHECK_OK(gln_exchange_combine_start(x, rows, in));
+    CHECK(gln_exchange_combine_send(x, 0, unit) == GLN_ERR_ARGUMENT);
+    CHECK(strstr(gln_last_error(), "left at the start"), "%s", gln_last_error());
+    CHECK_OK(gln_exchange_combine_finish(x));
+    gln_exchange_close(x);
+    free(in);
+}
+
+/* Far rows are there, and their results come back, while the rows of a rank that has not started
+ * are still missing: the others wait for nobody but those whose rows they ask for. */
+static void early_stages(gln_comm_t *comm)
+{
+    enum { wide = 20000 }; /* MPI sends no such message before it is received */
+    gln_exchange_t *x = one_row_each(comm, GLN_PATH_MESSAGES, wide);
+    gln_comm_t *other = NULL;
+    CHECK_OK(gln_comm_split(comm, 0, &other));
+    float *in = allocate((size_t)(w.local * tokens * wide) * 4);
+    void *rows = gln_exchange_receive_buffer(x);
+    for (int64_t k = 0; k < w.local * tokens * wide; k++)
+        in[k] = (float)(w.rank + 1);
+    if (w.rank > 0) {
+        CHECK_OK(gln_exchange_dispatch_start(x, in, rows));
+        CHECK_OK(gln_exchange_dispatch_await(x, w.local, domains - w.local));
+        CHECK_OK(gln_exchange_combine_begin(x, rows, in));
+        CHECK_OK(gln_exchange_combine_send(x, w.local, domains - w.local));
+    }
+    CHECK_OK(gln_comm_barrier(other)); /* rank 0 starts now */
+    if (w.rank == 0) {
+        CHECK_OK(gln_exchange_dispatch(x, in, rows));
+        CHECK_OK(gln_exchange_combine(x, rows, in));
+    } else {
+        CHECK_OK(gln_exchange_dispatch_await(x, 0, w.local));
+        CHECK_OK(gln_exchange_combine_finish(x));
+    }
+    CHECK(in[0] == 12 * (float)(w.rank + 1), "%g", (double)in[0]);
+    gln_exchange_close(x);
+    gln_comm_close(other);
+    free(in);
+}
+
 /* Rank 0 starts after all others have computed for a while: they have hidden that time at least,
  * and none of it where the parts follow each other at once. */
 static void hidden_time(gln_comm_t *comm)
 {
-    gln_exchange_t *x = one_row_each(comm, GLN_PATH_MESSAGES);
+    gln_exchange_t *x = one_row_each(comm, GLN_PATH_MESSAGES, hidden);
     gln_comm_t *other = NULL; /* none but the exchange may use its communicator meanwhile */
     CHECK_OK(gln_comm_split(comm, 0, &other));
     void *in = allocate((size_t)(w.local * tokens * hidden) * 4);
@@ -119,6 +207,8 @@ int main(void)
     gln_comm_t *comm = NULL;
     CHECK_OK(gln_comm_open_world(&comm));
     wrong_order(comm);
+    wrong_stages(comm);
+    early_stages(comm);
     hidden_time(comm);
     int rank = gln_comm_rank(comm);
     gln_comm_close(comm);

@@ -1,7 +1,7 @@
 /* Training gives the same bits whatever form the exchange takes between nodes: losses, gradient
  * norms, ledgers and final weights of a run on pretended nodes, flat and hierarchical, against a
- * world of one rank, with and without overlap; the hierarchical run sends fewer rows between nodes,
- * and its steps allocate nothing after the first. RANKS: 2 4 */
+ * world of one rank, with and without overlap and stages of far rows; the hierarchical run sends
+ * fewer rows between nodes, and its steps allocate nothing after the first. RANKS: 2 4 */
 #include "comm/comm_internal.h"
 #include "moe/trainer.h"
 #include <math.h>
@@ -71,6 +71,7 @@ static outcome_t train(gln_comm_t *comm, const char *path, const char *form, con
                           "model.sequence=16",
                           "parallel.domains=8",
                           "parallel.threads=1",
+                          "parallel.stages=3",
                           "train.batch=8",
                           "run.dir=none",
                           "eval.windows=16",

@@ -3,9 +3,10 @@
  *
  * Every rank first computes the whole of each case alone, as a world of one with one thread, then
  * its part of it in the world of all ranks, on one node and on several pretended ones, with and
- * without work on near rows while far ones are under way, and compares outputs, gradients of x, of
- * the gate (per domain and summed in the tree), of the experts (per group and summed), plans and
- * ledgers, bit for bit. In f32, in f32 with a bf16 wire, and in bf16. */
+ * without work on near rows while far ones are under way, these in stages or not, and compares
+ * outputs, gradients of x, of the gate (per domain and summed in the tree), of the experts (per
+ * group and summed), plans and ledgers, bit for bit. In f32, in f32 with a bf16 wire, and in bf16.
+ */
 #include "base/log.h"
 #include "base/rng.h"
 #include "comm/comm_internal.h"
@@ -50,6 +51,7 @@ typedef struct way {
     int node_ranks; /* ranks of a pretended node */
     gln_exchange_across_t across;
     gln_overlap_t overlap;
+    int stages; /* of far rows */
 } way_t;
 
 /* What a run leaves: everything of the local domains and experts. */
@@ -187,6 +189,7 @@ static void run_case(gln_comm_t *comm, const layer_case_t *c, const way_t *way, 
                              .expert_hidden = EXPERT_HIDDEN,
                              .across = way->across,
                              .overlap = way->overlap,
+                             .stages = way->stages,
                              .wire = c->wire};
     gln_layer_step_t step = {.seed = 5, .step = 2, .keep = 1};
     gln_pool_t *pool;
@@ -367,6 +370,13 @@ static void check_numeric(void)
     gln_layer_weights_t weights = {d.gate, d.gate_up, d.down};
     CHECK(gln_pool_open(1, &pool) == GLN_OK, "pool");
     CHECK(gln_kernels_open(GLN_BACKEND_REF, GLN_F32, pool, &kernels) == GLN_OK, "kernels");
+    for (int stages = -1; stages <= GLN_STAGES_MAX + 1; stages += GLN_STAGES_MAX + 2) {
+        o.stages = stages;
+        CHECK(gln_layer_workspace_open(&r.parallel, kernels, &o, &workspace) == GLN_ERR_ARGUMENT &&
+                  strstr(gln_last_error(), "expected 1 to 64 stages"),
+              "%d stages", stages);
+    }
+    o.stages = 0;
     CHECK(gln_layer_workspace_open(&r.parallel, kernels, &o, &workspace) == GLN_OK, "workspace");
     CHECK(gln_layer_open(&r.parallel, kernels, workspace, &o, 0, &layer) == GLN_OK, "layer");
     float *x = d.x + (int64_t)r.parallel.first_domain * X_DOMAIN, kept = x[7];
@@ -384,11 +394,18 @@ static void check_numeric(void)
 }
 
 static const way_t ways[] = {
-    {8, GLN_ACROSS_AUTO, GLN_OVERLAP_AUTO},        {8, GLN_ACROSS_AUTO, GLN_OVERLAP_ON},
-    {1, GLN_ACROSS_FLAT, GLN_OVERLAP_ON},          {1, GLN_ACROSS_FLAT, GLN_OVERLAP_OFF},
-    {1, GLN_ACROSS_AUTO, GLN_OVERLAP_AUTO},        {2, GLN_ACROSS_FLAT, GLN_OVERLAP_ON},
-    {2, GLN_ACROSS_AUTO, GLN_OVERLAP_ON},          {2, GLN_ACROSS_AUTO, GLN_OVERLAP_OFF},
-    {1, GLN_ACROSS_HIERARCHICAL, GLN_OVERLAP_OFF}, {2, GLN_ACROSS_HIERARCHICAL, GLN_OVERLAP_ON},
+    {8, GLN_ACROSS_AUTO, GLN_OVERLAP_AUTO, 0},
+    {8, GLN_ACROSS_AUTO, GLN_OVERLAP_ON, 2},
+    {1, GLN_ACROSS_FLAT, GLN_OVERLAP_ON, 1},
+    {1, GLN_ACROSS_FLAT, GLN_OVERLAP_OFF, 2},
+    {1, GLN_ACROSS_FLAT, GLN_OVERLAP_ON, 2},
+    {1, GLN_ACROSS_FLAT, GLN_OVERLAP_ON, 3},
+    {1, GLN_ACROSS_AUTO, GLN_OVERLAP_AUTO, 0},
+    {2, GLN_ACROSS_FLAT, GLN_OVERLAP_ON, 2},
+    {2, GLN_ACROSS_AUTO, GLN_OVERLAP_ON, 3},
+    {2, GLN_ACROSS_AUTO, GLN_OVERLAP_OFF, 1},
+    {1, GLN_ACROSS_HIERARCHICAL, GLN_OVERLAP_OFF, 1},
+    {2, GLN_ACROSS_HIERARCHICAL, GLN_OVERLAP_ON, 2},
 };
 
 /* The hierarchical form needs a group over several nodes. */
@@ -408,7 +425,7 @@ static void set_nodes(int node_ranks)
 
 int main(void)
 {
-    const way_t alone = {8, GLN_ACROSS_AUTO, GLN_OVERLAP_OFF};
+    const way_t alone = {8, GLN_ACROSS_AUTO, GLN_OVERLAP_OFF, 0};
     if (gln_comm_open_world(&world) != GLN_OK || gln_comm_open_self(&self) != GLN_OK) return 1;
     world_rank = gln_comm_rank(world);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; ++i) {
