@@ -385,6 +385,7 @@ gln_status_t gln_exchange_dispatch_await(gln_exchange_t *x, int first, int count
     if (status == GLN_OK) status = stage_ranks(x, first, count, name, &from, &to);
     if (status != GLN_OK) return status;
     enter(x);
+    x->comm->place->operation = "dispatch";
     x->flight.status = ranks_await(x, from, to);
     return leave(x, x->flight.status);
 }

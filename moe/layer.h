@@ -48,7 +48,7 @@ typedef struct gln_layer_options {
     gln_overlap_t overlap;        /* of the exchange with the experts' work */
     int stages; /* where it overlaps: far rows in this many stages by source rank, so that some are
                    computed while others travel; 0: 1, none; at most GLN_STAGES_MAX and the number
-                   of far ranks. Changes no result */
+                   of far ranks, and none in the hierarchical form. Changes no result */
     const int32_t *expert_at; /* [E] the expert at every place: place p belongs to domain p / L of
                                  every group; a permutation, ascending within a domain, borrowed
                                  until close. NULL: expert e at place e. A workspace may serve

@@ -6,16 +6,20 @@
  * every expert's rows, or two where the near ones lie in between. All messages start at once
  * whatever the stages are, so each rank could cut as it likes; nothing but when a rank waits, and
  * what it computes in one product, depends on them. More products over fewer rows are the price:
- * each reads the weights again. */
+ * each reads the weights again. In the hierarchical form of the exchange far rows come together and
+ * are not cut. */
 #include "moe/layer_internal.h"
+
+#include <string.h>
 
 void gln_layer_stages_set(gln_layer_workspace_t *w)
 {
     int64_t local = w->bounds.local_domains, group = w->bounds.group_domains;
     int64_t ranks = (group - w->near_count) / local, before = w->near_first / local;
     int64_t stages = w->bounds.stages < ranks ? w->bounds.stages : ranks;
+    int together = strcmp(gln_exchange_form(w->exchange), "hierarchical") == 0;
 
-    w->stages = stages > 1 ? (int)stages : 1;
+    w->stages = stages > 1 && !together ? (int)stages : 1;
     w->stage_source[0] = 0;
     w->stage_source[w->stages] = (int)group;
     for (int s = 1; s < w->stages; ++s) {

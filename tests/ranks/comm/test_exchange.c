@@ -410,8 +410,8 @@ static void late_receiver(gln_comm_t *comm)
     free(in);
 }
 
-/* A peer that does not come is named after the time that was set. */
-static void missing_peer(gln_comm_t *all)
+/* A peer that does not come is named after the time that was set, in a stage too. */
+static void missing_peer(gln_comm_t *all, int stages)
 {
     gln_comm_t *comm = NULL; /* its own: a communicator with a missing rank is given up */
     CHECK_OK(gln_comm_split(all, 0, &comm));
@@ -420,11 +420,18 @@ static void missing_peer(gln_comm_t *all)
         gln_comm_close(comm);
         return;
     }
+    if (stages) w.path = GLN_PATH_MESSAGES;
     gln_exchange_t *x = one_row_each(comm, &w);
     if (w.rank == 0) {
         void *in = allocate((size_t)(w.local * w.tokens * w.hidden) * 4);
         comm->timeout_ms = 50;
-        CHECK(gln_exchange_dispatch(x, in, gln_exchange_receive_buffer(x)) == GLN_ERR_PEER);
+        void *rows = gln_exchange_receive_buffer(x);
+        if (stages) {
+            CHECK_OK(gln_exchange_dispatch_start(x, in, rows));
+            CHECK(gln_exchange_dispatch_await(x, w.local, w.local) == GLN_ERR_PEER);
+        } else {
+            CHECK(gln_exchange_dispatch(x, in, rows) == GLN_ERR_PEER);
+        }
         CHECK(strstr(gln_last_error(), "rank 1 (") &&
                   strstr(gln_last_error(), "did not arrive within 50 ms; operation dispatch"),
               "%s", gln_last_error());
@@ -455,7 +462,8 @@ int main(void)
     many_steps(comm);
     receive_bound(comm);
     late_receiver(comm);
-    missing_peer(comm);
+    missing_peer(comm, 0);
+    missing_peer(comm, 1);
     refusals(comm);
     open_errors(comm);
     int rank = gln_comm_rank(comm);

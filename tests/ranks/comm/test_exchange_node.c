@@ -119,8 +119,14 @@ static void progress(gln_exchange_t *x, uint64_t calls)
         CHECK_OK(gln_exchange_progress(x));
 }
 
-/* As a whole or in parts, each rank for itself, with calls of progress in between. */
-static void dispatch(gln_exchange_t *x, const void *in, void *out, uint64_t choice)
+static int by_stages(uint64_t choice)
+{
+    return choice % 4 > 0 && (choice >> 20 & 1);
+}
+
+/* As a whole, in parts or stages, each rank for itself, with calls of progress in between. */
+static void dispatch(const world_t *w, gln_exchange_t *x, const void *in, void *out,
+                     uint64_t choice)
 {
     if (choice % 4 == 0) {
         CHECK_OK(gln_exchange_dispatch(x, in, out));
@@ -130,17 +136,24 @@ static void dispatch(gln_exchange_t *x, const void *in, void *out, uint64_t choi
     progress(x, choice / 4 % 60);
     if (choice % 4 > 1) CHECK_OK(gln_exchange_dispatch_near(x));
     progress(x, choice / 256 % 60);
+    if (by_stages(choice)) {
+        int half = w->group / w->local / 2 * w->local;
+        CHECK_OK(gln_exchange_dispatch_await(x, half, w->group - half));
+        CHECK_OK(gln_exchange_dispatch_await(x, 0, half));
+        return; /* combine goes on from here */
+    }
     CHECK_OK(gln_exchange_dispatch_finish(x));
 }
 
 /* The results of near rows come after the start, those of far ones before. */
 static void combine(const world_t *w, gln_exchange_t *x, const gln_exchange_received_t *got,
-                    const void *results, void *out, uint64_t choice)
+                    const void *results, void *out, uint64_t choice, int stages)
 {
     size_t row = (size_t)w->options.hidden * gln_dtype_bytes(w->options.dtype);
     char *rows = allocate((size_t)got->rows_count * row + 1);
     int first, count;
-    if (choice % 4 == 0) {
+    int half = w->group / w->local / 2 * w->local;
+    if (choice % 4 == 0 && !stages) {
         CHECK_OK(gln_exchange_combine(x, results, out));
         free(rows);
         return;
@@ -153,7 +166,14 @@ static void combine(const world_t *w, gln_exchange_t *x, const gln_exchange_rece
             if ((j >= first && j < first + count) == near)
                 memcpy(rows + at, (const char *)results + at, (size_t)got->rows[pair] * row);
         }
-        if (!near) CHECK_OK(gln_exchange_combine_start(x, rows, out));
+        if (!near && stages) {
+            CHECK_OK(gln_exchange_combine_begin(x, rows, out));
+            if (choice >> 20 & 1) CHECK_OK(gln_exchange_combine_send(x, half, w->group - half));
+            progress(x, choice / 256 % 60);
+            if (choice >> 21 & 1) CHECK_OK(gln_exchange_combine_send(x, 0, half));
+        } else if (!near) {
+            CHECK_OK(gln_exchange_combine_start(x, rows, out));
+        }
         progress(x, choice / 4 % 60);
     }
     CHECK_OK(gln_exchange_combine_finish(x));
@@ -172,14 +192,15 @@ static outcome_t outcome_of(const world_t *w, gln_exchange_t *x, const plan_t *p
     void *in = random_values(w, 6, values, dtype);
     o.received = allocate((size_t)(got->rows_count * hidden + 1) * unit);
     gln_store(o.received, got->rows_count * hidden, w->options.dtype, 77.0);
-    dispatch(x, in, o.received, random_bits(w, 10, 0));
+    uint64_t choice = random_bits(w, 10, 0);
+    dispatch(w, x, in, o.received, choice);
     o.dispatch = gln_exchange_traffic(x);
     double behind = gln_load(o.received, got->rows_count * hidden, w->options.dtype);
     CHECK(behind == 77.0, "wrote behind the last row");
 
     void *results = random_values(w, 7, got->rows_count * hidden, dtype);
     o.combined = random_values(w, 8, values, dtype);
-    combine(w, x, got, results, o.combined, random_bits(w, 11, 0));
+    combine(w, x, got, results, o.combined, random_bits(w, 11, 0), by_stages(choice));
     o.combine = gln_exchange_traffic(x);
     void *back = random_values(w, 9, got->scalar_offset[w->pairs], acc);
     o.scalars = allocate((size_t)(p->scalars_count + 1) * gln_dtype_bytes(acc));
