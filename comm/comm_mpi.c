@@ -407,29 +407,33 @@ static gln_status_t mpi_window_open(gln_comm_t *comm, size_t bytes, void **bases
     return status;
 }
 
-/* Where MPI keeps windows: Open MPI says so by a control variable, others use /dev/shm too. */
-static void window_folder(char *out, size_t size)
+/* Where MPI keeps windows: Open MPI says so by a control variable, others use /dev/shm too. Asked
+ * once: opening and closing the tool interface takes Open MPI tens of milliseconds. */
+static const char *window_folder(void)
 {
     enum { LONGEST = 4096 };
+    static char folder[LONGEST + 1];
     char value[LONGEST + 1] = "";
     int provided, index, count;
     MPI_T_cvar_handle handle;
-    snprintf(out, size, "/dev/shm");
-    if (MPI_T_init_thread(MPI_THREAD_SINGLE, &provided) != MPI_SUCCESS) return;
+    if (folder[0]) return folder;
+    strcpy(folder, "/dev/shm");
+    if (MPI_T_init_thread(MPI_THREAD_SINGLE, &provided) != MPI_SUCCESS) return folder;
     if (MPI_T_cvar_get_index("osc_sm_backing_directory", &index) == MPI_SUCCESS &&
         MPI_T_cvar_handle_alloc(index, NULL, &handle, &count) == MPI_SUCCESS) {
         if (count <= LONGEST && MPI_T_cvar_read(handle, value) == MPI_SUCCESS && value[0] == '/')
-            snprintf(out, size, "%s", value);
+            strcpy(folder, value);
         MPI_T_cvar_handle_free(&handle);
     }
     MPI_T_finalize();
+    return folder;
 }
 
 static int64_t mpi_window_room(gln_comm_t *comm, char *where, size_t where_size)
 {
     struct statvfs fs;
     (void)comm;
-    window_folder(where, where_size);
+    snprintf(where, where_size, "%s", window_folder());
     /* no blocks at all: a file system without a bound */
     if (statvfs(where, &fs) != 0 || fs.f_blocks == 0) return -1;
     return (int64_t)fs.f_bavail * (int64_t)fs.f_frsize;
