@@ -144,7 +144,8 @@ int main(void)
     comm->ops = &planted;
     for (failing_rank = -1; failing_rank < ranks && ranks > 1; failing_rank += ranks - 1) {
         planted.window_room = little_room;
-        room = 40 << 20; /* enough for these windows, so little that their pages are taken at once */
+        room =
+            40 << 20; /* enough for these windows, so little that their pages are taken at once */
         CHECK(works(GLN_PATH_AUTO, best, "share a node") == expected);
         room = 4096;
         falls_back(expected, "/dev/shm of rank");
