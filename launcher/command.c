@@ -138,6 +138,25 @@ static const gln_command_t commands[] = {
      "The same tensors give the same hash, however they are spread over files. Checksums are "
      "verified.\n",
      COMMON | BIT(JSON), 1, 1, 0, gln_command_ckpt_digest},
+    {"ckpt export-hf", "RUN_DIR|CHECKPOINT FOLDER", "write a model as transformers reads a Mixtral",
+     "Writes FOLDER, which must not exist: config.json and model.safetensors (several with an "
+     "index "
+     "above\n"
+     "4 GB), the weights in f32 or --dtype bf16. Models with a shared expert, layers without "
+     "experts or\n"
+     "another router than top-k with normalised weights are refused: that layout cannot say "
+     "them.\n",
+     COMMON | BIT(JSON) | BIT(DTYPE), 2, 2, 0, gln_command_ckpt_export_hf},
+    {"ckpt import-hf", "FOLDER RUN_DIR",
+     "begin a run with the weights of a Mixtral of transformers",
+     "Reads config.json and the safetensors files of FOLDER and writes RUN_DIR with config.yaml "
+     "and "
+     "a\n"
+     "checkpoint of step 0, which eval, generate and train take like their own. --set sets what "
+     "the "
+     "folder\n"
+     "does not say (data, train, parallel, and model.sequence: 2048 at most otherwise).\n",
+     COMMON | BIT(JSON) | BIT(SET), 2, 2, 0, gln_command_ckpt_import_hf},
     {"topo", "[RUN.yaml]", "draw machines with the ranks, devices and links on them",
      "Draws the machines of this job (under mpirun, all of them) with packages, NUMA nodes, L3 "
      "caches,\n"

@@ -50,6 +50,8 @@ int gln_command_route(const gln_arguments_t *arguments);
 int gln_command_place(const gln_arguments_t *arguments);
 int gln_command_ckpt_info(const gln_arguments_t *arguments);
 int gln_command_ckpt_digest(const gln_arguments_t *arguments);
+int gln_command_ckpt_export_hf(const gln_arguments_t *arguments);
+int gln_command_ckpt_import_hf(const gln_arguments_t *arguments);
 int gln_command_topo(const gln_arguments_t *arguments);
 int gln_command_info(const gln_arguments_t *arguments);
 

@@ -59,6 +59,11 @@ gln_status_t gln_checkpoint_read_as(const char *folder, gln_params_t *params,
                                     gln_checkpoint_field_t *fields, int fields_count,
                                     gln_checkpoint_source_t source);
 
+/** Whether the checkpoint holds moments beside weights. Not collective. @param folder a checkpoint
+ * folder
+ *  @return GLN_OK; GLN_ERR_CHECKPOINT; GLN_ERR_IO; GLN_ERR_MEMORY. */
+gln_status_t gln_checkpoint_has_moments(const char *folder, int *has);
+
 /** The newest complete checkpoint in a run folder: `run/checkpoints/step-XXXXXXXX` (8 or more
  * decimal digits) with the highest number. Incomplete (".partial") ones and ones without a manifest
  * are passed over.

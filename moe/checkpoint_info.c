@@ -329,3 +329,17 @@ gln_status_t gln_checkpoint_fields(const char *path, gln_checkpoint_field_t *fie
     gln_manifest_close(&manifest);
     return status;
 }
+
+gln_status_t gln_checkpoint_has_moments(const char *folder, int *has)
+{
+    gln_manifest_t manifest;
+    gln_status_t status = gln_manifest_open(folder, &manifest);
+    if (status != GLN_OK) return status;
+    *has = 0;
+    for (int i = 0; i < manifest.tensors_count; i++) {
+        const char *dot = strrchr(manifest.tensors[i].name, '.');
+        if (dot && !strcmp(dot, ".m")) *has = 1;
+    }
+    gln_manifest_close(&manifest);
+    return GLN_OK;
+}

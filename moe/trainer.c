@@ -209,6 +209,11 @@ gln_model_t *gln_trainer_model(gln_trainer_t *x)
     return x->model;
 }
 
+const gln_run_options_t *gln_trainer_run(const gln_trainer_t *x)
+{
+    return &x->run;
+}
+
 gln_status_t gln_trainer_record(gln_trainer_t *x, const int64_t *steps, int count)
 {
     if (!x->optimizer || x->recorder)

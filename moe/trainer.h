@@ -73,7 +73,8 @@ gln_status_t gln_trainer_record(gln_trainer_t *trainer, const int64_t *steps, in
  * keep all). Does nothing if that checkpoint exists already. @param path [size] out, may be NULL */
 gln_status_t gln_trainer_save(gln_trainer_t *trainer, char *path, size_t size);
 /** Load a checkpoint folder, or a run folder's newest one; NULL: the newest in run.dir, and GLN_OK
- * with nothing loaded if there is none. */
+ * with nothing loaded if there is none. To train from a checkpoint without moments and data (one
+ * that was imported) starts with zero moments, on any data. */
 gln_status_t gln_trainer_resume(gln_trainer_t *trainer, const char *path);
 
 /** Continue `prompt` by `count` tokens, sampled at `temperature` (0: the likeliest) from the
@@ -89,6 +90,8 @@ gln_status_t gln_trainer_open_generate(gln_comm_t *comm, const char *checkpoint,
                                        gln_trainer_t **out);
 
 gln_model_t *gln_trainer_model(gln_trainer_t *trainer);
+/** The options it runs with: as opened, or out of the checkpoint. Valid until close. */
+const gln_run_options_t *gln_trainer_run(const gln_trainer_t *trainer);
 
 #ifdef __cplusplus
 }

@@ -145,9 +145,30 @@ gln_status_t gln_trainer_upcycle(gln_trainer_t *x)
 /* ---- resume -------------------------------------------------------------------------------------
  */
 
+/* A checkpoint without moments starts with those that the parameters have. */
+static int same_name(const gln_param_t *param, char *name)
+{
+    strcpy(name, param->name);
+    return 1;
+}
+
+static gln_status_t read_parameters(gln_trainer_t *x, const char *path, gln_checkpoint_field_t *f,
+                                    int n)
+{
+    gln_params_t *params = gln_model_params(x->model);
+    int rank = 0, moments = 1;
+    gln_status_t status =
+        x->parallel.rank == 0 ? gln_checkpoint_has_moments(path, &moments) : GLN_OK;
+    status = gln_comm_agree(x->comm, status, &rank);
+    if (status == GLN_OK) status = gln_comm_broadcast(x->comm, &moments, sizeof moments, 0);
+    if (status != GLN_OK) return status;
+    return moments ? gln_checkpoint_read(path, params, f, n)
+                   : gln_checkpoint_read_as(path, params, f, n, same_name);
+}
+
 static gln_status_t check_state(gln_trainer_t *x, const char *path, const gln_checkpoint_field_t *f)
 {
-    if (x->mode != GLN_TRAINER_TRAIN) return GLN_OK;
+    if (x->mode != GLN_TRAINER_TRAIN || f[STATE_DATA].integer == 0) return GLN_OK;
     if ((uint64_t)f[STATE_DATA].integer != gln_data_hash(x->train))
         return gln_fail(
             GLN_ERR_CHECKPOINT,
@@ -191,7 +212,7 @@ gln_status_t gln_trainer_resume(gln_trainer_t *x, const char *path)
     if (status == GLN_OK && x->mode == GLN_TRAINER_TRAIN)
         status = gln_upcycle_check(path, x->run.train.upcycle, &upcycled);
     status = gln_comm_agree(x->comm, status, &rank);
-    if (status == GLN_OK) status = gln_checkpoint_read(path, gln_model_params(x->model), f, n);
+    if (status == GLN_OK) status = read_parameters(x, path, f, n);
     if (status != GLN_OK) return status;
     x->at = f[STATE_STEP].integer;
     x->upcycled = upcycled;
