@@ -2,8 +2,8 @@
  *
  * A command is found and its arguments are checked before MPI is initialised, so that help and
  * misspelt options answer at once. Exit status: 0 done; 2 the input is bad (command line,
- * configuration, data, checkpoint, run directory); 75 stopped by a signal after saving, the same command
- * goes on; 1 anything else. */
+ * configuration, data, checkpoint, run directory); 75 stopped by a signal after saving, the same
+ * command goes on; 1 anything else. */
 #ifndef GLN_LAUNCHER_COMMAND_H
 #define GLN_LAUNCHER_COMMAND_H
 
