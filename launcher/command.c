@@ -20,7 +20,7 @@ static const gln_command_t commands[] = {
      "it\n"
      "holds a checkpoint, training goes on from the newest one. SIGINT, SIGTERM and SIGUSR1 finish "
      "the\n"
-     "step, save a checkpoint and leave with status 0. mpirun passes SIGUSR1 on (kill -USR1 PID of "
+     "step, save a checkpoint and leave with status 75. mpirun passes SIGUSR1 on (kill -USR1 PID of "
      "mpirun);\n"
      "after Ctrl-C it leaves its ranks about a second.\n",
      COMMON | BIT(SET) | BIT(JSON) | BIT(RECORD_ROUTING), 1, 1, 1, gln_command_train},
@@ -46,7 +46,7 @@ static const gln_command_t commands[] = {
      "receives\n"
      "cells.jsonl, waste.md and waste.svg; the same command again goes on after the last finished "
      "cell.\n"
-     "SIGINT, SIGTERM and SIGUSR1 leave with status 0; the cell under way is begun anew.\n"
+     "SIGINT, SIGTERM and SIGUSR1 leave with status 75; the cell under way is begun anew.\n"
      "Under mpirun send SIGUSR1, which it passes on (kill -USR1 PID of mpirun).\n",
      COMMON | BIT(SET) | BIT(JSON) | BIT(POLICIES) | BIT(CAPACITY) | BIT(UNBALANCED) | BIT(SEEDS),
      1, 1, 0, gln_command_waste},

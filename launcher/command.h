@@ -2,7 +2,8 @@
  *
  * A command is found and its arguments are checked before MPI is initialised, so that help and
  * misspelt options answer at once. Exit status: 0 done; 2 the input is bad (command line,
- * configuration, data, checkpoint, run directory); 1 anything else. */
+ * configuration, data, checkpoint, run directory); 75 stopped by a signal after saving, the same
+ * command goes on; 1 anything else. */
 #ifndef GLN_LAUNCHER_COMMAND_H
 #define GLN_LAUNCHER_COMMAND_H
 
@@ -13,7 +14,12 @@
 extern "C" {
 #endif
 
-enum { GLN_EXIT_OK = 0, GLN_EXIT_FAILED = 1, GLN_EXIT_BAD_INPUT = 2 };
+enum {
+    GLN_EXIT_OK = 0,
+    GLN_EXIT_FAILED = 1,
+    GLN_EXIT_BAD_INPUT = 2,
+    GLN_EXIT_STOPPED = 75 /* EX_TEMPFAIL: by a signal, saved; the same command goes on */
+};
 
 typedef struct gln_command {
     const char *name;     /* "train"; or two words: "ckpt info" */

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Installs the Debian packages that gleaner needs and that are missing. Called by launcher/quickstart.sh and
-# tests/run.sh with the words build, run, text, virtual, test: which groups of packages are wanted.
+# tests/run.sh with the words build, run, text, virtual, slurm, test: which groups of packages are wanted.
 #
 # Does nothing, and needs no root and no network, when all is there. Otherwise it uses apt-get, through sudo if this is
 # not root, and where it cannot install it names the packages and leaves with status 1.
@@ -13,9 +13,10 @@ group() {
     run) echo openmpi-bin ;;
     text) echo bible-kjv bible-kjv-text ;;
     virtual) echo iproute2 openmpi-bin ;;
+    slurm) echo slurm-wlm munge iproute2 ;;
     test) echo libcriterion-dev ;;
     *)
-        echo "install.sh: unknown group $1; known: build, run, text, virtual, test" >&2
+        echo "install.sh: unknown group $1; known: build, run, text, virtual, slurm, test" >&2
         exit 2
         ;;
     esac

@@ -289,5 +289,6 @@ int gln_command_train(const gln_arguments_t *arguments)
     if (status == GLN_OK) status = finish(t);
     if (t->metrics) fclose(t->metrics);
     gln_trainer_close(t->trainer);
-    return gln_session_leave(&t->session, status);
+    const int left = gln_session_leave(&t->session, status);
+    return left == GLN_EXIT_OK && t->stopped ? GLN_EXIT_STOPPED : left;
 }

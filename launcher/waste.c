@@ -353,5 +353,6 @@ int gln_command_waste(const gln_arguments_t *arguments)
     w->speaks = w->session.rank == 0;
     status = work(w);
     gln_waste_grid_close(&w->grid);
-    return gln_session_leave(&w->session, status);
+    const int left = gln_session_leave(&w->session, status);
+    return left == GLN_EXIT_OK && w->stopped ? GLN_EXIT_STOPPED : left;
 }

@@ -16,6 +16,7 @@ fi
 
 bash launcher/install.sh build run text test
 bash launcher/install.sh virtual || echo "going on without it: tests on virtual hosts are skipped"
+bash launcher/install.sh slurm || echo "going on without it: the test on Slurm is skipped"
 jobs=$(nproc)
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

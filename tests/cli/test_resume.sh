@@ -52,7 +52,7 @@ same_checkpoint "after a cut" once/checkpoints/step-00000020 cut/checkpoints/ste
 must_run 2 train run.yaml --set train.steps=20 --set run.dir=cut
 same_checkpoint "done already" once/checkpoints/step-00000020 cut/checkpoints/step-00000020
 
-# a signal: the step is finished, a checkpoint saved, the status 0
+# a signal: the step is finished, a checkpoint saved, the status 75
 timeout -k 10 120 "$gleaner" train run.yaml --set parallel.domains=4 --set train.steps=1000000 \
     --set run.dir=signal >out 2>err </dev/null &
 job=$!
@@ -63,7 +63,7 @@ done
 pkill -TERM -P $job -x "$(basename "$gleaner")"
 wait $job
 status=$?
-[ $status -eq 0 ] || fail "after SIGTERM: exit status $status"
+[ $status -eq 75 ] || fail "after SIGTERM: exit status $status"
 grep -q 'stopped by a signal' out || fail "after SIGTERM: does not say so"
 last=$(ls signal/checkpoints | tail -n 1)
 [ -n "$last" ] || fail "after SIGTERM: no checkpoint"

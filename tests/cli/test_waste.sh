@@ -29,7 +29,7 @@ done
 pkill -USR1 -P $job -x mpirun
 wait $job
 status=$?
-[ $status -eq 0 ] || fail "after SIGUSR1: exit status $status"
+[ $status -eq 75 ] || fail "after SIGUSR1: exit status $status"
 grep -q 'stopped by a signal' out || fail "after SIGUSR1: does not say so"
 before=$(wc -l <parts/cells.jsonl)
 [ "$before" -ge 1 ] && [ "$before" -lt "$cells" ] || fail "stopped run: $before of $cells cells"
@@ -45,7 +45,7 @@ done
 pkill -TERM -P $job -x "$(basename "$gleaner")"
 wait $job
 status=$?
-[ $status -eq 0 ] || fail "after SIGTERM: exit status $status"
+[ $status -eq 75 ] || fail "after SIGTERM: exit status $status"
 [ "$(wc -l <parts/cells.jsonl)" -lt "$cells" ] || fail "SIGTERM came too late to see anything"
 
 must_run 2 waste run.yaml "${small[@]}" "${grid[@]}" --set run.dir=parts --json
