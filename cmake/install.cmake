@@ -39,8 +39,10 @@ string(REPLACE ";" " " pc_private "${pc_private}")
 configure_file(${CMAKE_CURRENT_LIST_DIR}/gleaner.pc.in ${PROJECT_BINARY_DIR}/generated/gleaner.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/generated/gleaner.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 
-install(DIRECTORY ${GLN_PUBLIC_INCLUDE}/gleaner DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
-  FILES_MATCHING PATTERN "*.h")
+foreach(header gleaner.h ${GLN_PUBLIC_HEADERS})
+  get_filename_component(folder ${header} DIRECTORY)
+  install(FILES ${GLN_PUBLIC_INCLUDE}/gleaner/${header} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/gleaner/${folder})
+endforeach()
 
 # The command, and what its table of commands tells: manual pages and completion.
 install(TARGETS gleaner_command RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})

@@ -2,7 +2,7 @@
 # symbols that the shared library exports. A function is public because an installed header declares it.
 set(GLN_PUBLIC_HEADERS
   base/arena.h base/device.h base/log.h base/pool.h base/status.h base/tensor.h
-  kernels/kernels.h
+  kernels/backend.h
   router/ledger.h router/policies.h router/router.h
   comm/comm.h comm/exchange.h
   cluster/placement.h cluster/topology.h

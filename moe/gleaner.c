@@ -4,6 +4,7 @@
 
 #include "base/rng.h"
 
+#include "kernels/kernels.h"
 #include "moe/gleaner_internal.h"
 #include <pthread.h>
 #include <stdlib.h>

@@ -27,6 +27,7 @@ extern "C" {
 /** "0.1.0" */
 const char *gln_version(void);
 
+/* Shape of a layer, and how it works. Zero is the default. */
 typedef struct gln_moe_options {
     int64_t tokens;        /* T of one domain: rows of x per domain */
     int64_t hidden;        /* H */
@@ -39,7 +40,7 @@ typedef struct gln_moe_options {
     gln_dtype_t dtype;     /* GLN_F32 (default); GLN_BF16: rows and weights in bf16, gradients of
                               weights in f32; GLN_F64 with the reference backend */
     uint64_t seed;         /* initial weights: normal(0, 0.02), the same at any rank count */
-    gln_router_options_t router;
+    gln_router_options_t router; /* who gets which expert; k has no default */
     gln_wire_t wire; /* type of rows between ranks: the layer's, or GLN_WIRE_BF16 with GLN_F32 */
     gln_exchange_across_t across; /* form of the exchange between nodes */
     gln_overlap_t overlap;        /* compute near rows while others travel (moe/layer.h) */
@@ -48,6 +49,7 @@ typedef struct gln_moe_options {
                                      name in the message (gln_comm_set_timeout); 0: never */
 } gln_moe_options_t;
 
+/* A layer with everything it needs. */
 typedef struct gln_moe gln_moe_t;
 
 /** Open a layer. COLLECTIVE, with equal options on every rank but for threads; what one rank finds
