@@ -66,7 +66,8 @@ void gln_moe_close(gln_moe_t *moe);
 /** y = MoE(x). COLLECTIVE; a bad call of one rank is returned on all, and changes nothing.
  *  @param x [local domains * T, H] dtype, the caller's; must stay valid until backward
  *  @param y [local domains * T, H] dtype, the caller's; not x
- *  @return GLN_OK; GLN_ERR_ARGUMENT; GLN_ERR_NUMERIC: a gate logit is not finite; GLN_ERR_PEER. */
+ *  @return GLN_OK; GLN_ERR_ARGUMENT; GLN_ERR_NUMERIC: a gate logit is not finite (the rank that
+ *          found it has the message); GLN_ERR_PEER. */
 gln_status_t gln_moe_forward(gln_moe_t *moe, const void *x, void *y);
 /** Gradients of the last forward, once. COLLECTIVE, as forward. dx is overwritten; parameter
  * gradients accumulate until gln_moe_zero_grad, summed over domains and groups.
