@@ -13,7 +13,7 @@ group() {
     run) echo openmpi-bin ;;
     text) echo bible-kjv bible-kjv-text ;;
     virtual) echo iproute2 openmpi-bin ;;
-    test) echo libcriterion-dev ;;
+    test) echo libcriterion-dev doxygen groff-base ;;
     *)
         echo "install.sh: unknown group $1; known: build, run, text, virtual, test" >&2
         exit 2
