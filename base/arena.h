@@ -18,11 +18,12 @@
 extern "C" {
 #endif
 
+/* A block, and how much of it is taken. Zero begins. */
 typedef struct gln_arena {
-    const gln_device_t *device;
-    char *base;        /* NULL while counting */
-    size_t size_bytes; /* committed size; 0 while counting */
-    size_t used_bytes; /* taken so far in this pass */
+    const gln_device_t *device; /* where it lives */
+    char *base;                 /* NULL while counting */
+    size_t size_bytes;          /* committed size; 0 while counting */
+    size_t used_bytes;          /* taken so far in this pass */
 } gln_arena_t;
 
 /** Take `bytes`, aligned to 64. NULL while counting, also for 0 bytes. Running past the committed

@@ -14,14 +14,16 @@ extern "C" {
  */
 typedef void *gln_stream_t;
 
+/* A kind of memory, as a table of functions. */
 typedef struct gln_device {
     const char *name; /* "cpu" */
     /* `bytes` of zeroed memory aligned to at least 64 bytes; *out is set on success only */
     gln_status_t (*alloc)(size_t bytes, void **out);
     void (*release)(void *memory); /* takes NULL */
-    gln_status_t (*copy)(void *to, const void *from, size_t bytes, gln_stream_t stream);
-    gln_status_t (*zero)(void *memory, size_t bytes, gln_stream_t stream);
-    gln_status_t (*synchronize)(gln_stream_t stream);
+    gln_status_t (*copy)(void *to, const void *from, size_t bytes,
+                         gln_stream_t stream); /* within the device, in the order of the stream */
+    gln_status_t (*zero)(void *memory, size_t bytes, gln_stream_t stream); /* likewise */
+    gln_status_t (*synchronize)(gln_stream_t stream); /* return when all before it is done */
 } gln_device_t;
 
 /** The CPU: memory from the C library, everything done when the call returns. Thread-safe. */

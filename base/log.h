@@ -9,11 +9,12 @@
 extern "C" {
 #endif
 
+/* How much a message matters. */
 typedef enum gln_log_level {
-    GLN_LOG_ERROR,
-    GLN_LOG_WARN,
-    GLN_LOG_INFO,
-    GLN_LOG_DEBUG
+    GLN_LOG_ERROR, /* of a call that failed */
+    GLN_LOG_WARN,  /* it goes on, otherwise than was asked */
+    GLN_LOG_INFO,  /* what was chosen */
+    GLN_LOG_DEBUG  /* for whoever looks for a fault */
 } gln_log_level_t;
 
 /** Receives one message without a newline. Called on the thread that logs; must not log itself. */
@@ -40,6 +41,7 @@ const char *gln_last_error(void);
 /** For the programmer's mistakes only: stops the process with file and line. Kept in all builds. */
 #define GLN_ASSERT(condition) \
     ((condition) ? (void)0 : gln_assert_failed(#condition, __FILE__, __LINE__))
+/** What GLN_ASSERT calls. */
 void gln_assert_failed(const char *condition, const char *file, int line) __attribute__((noreturn));
 
 #ifdef __cplusplus

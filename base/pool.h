@@ -10,6 +10,7 @@
 extern "C" {
 #endif
 
+/* The threads of one rank. */
 typedef struct gln_pool gln_pool_t;
 
 /** @param worker in [0, threads): for per-thread scratch. Worker 0 is the caller of gln_pool_run.
@@ -30,8 +31,10 @@ void gln_pool_run(gln_pool_t *pool, int tasks_count, gln_task_fn task, void *ctx
  * long runs. A hook must be short, must not call gln_pool_run, and has no part in the result. NULL:
  * none. Not from inside a run. */
 typedef void (*gln_pool_hook_fn)(void *ctx);
+/** Set or clear the hook. */
 void gln_pool_set_hook(gln_pool_t *pool, gln_pool_hook_fn hook, void *ctx);
 
+/** Workers, the caller of gln_pool_run included. */
 int gln_pool_threads(const gln_pool_t *pool);
 
 /** Stop and join the threads. Takes NULL. */

@@ -8,8 +8,9 @@
 extern "C" {
 #endif
 
+/* What became of a call. The numbers are stored and returned by programs: append only. */
 typedef enum gln_status {
-    GLN_OK = 0,
+    GLN_OK = 0, /* done */
     GLN_ERR_ARGUMENT =
         1,              /* the caller broke the contract: NULL, wrong shape, wrong order of calls */
     GLN_ERR_CONFIG = 2, /* a configuration key, type or range is wrong */
@@ -22,7 +23,7 @@ typedef enum gln_status {
     GLN_ERR_NUMERIC = 9,    /* NaN or infinity where a finite number is required */
     GLN_ERR_PEER = 10,      /* a rank is gone or did not answer in time */
     GLN_ERR_BACKEND = 11,   /* oneDNN, MPI, hwloc or a device runtime refused */
-    GLN_STATUS_COUNT
+    GLN_STATUS_COUNT        /* number of the above */
 } gln_status_t;
 
 /** Name of a status, for messages: "ok", "bad argument", ... Static storage; never NULL. */

@@ -25,14 +25,14 @@ const char *gln_dtype_name(gln_dtype_t dtype);
  *  F32 for F32 and BF16, F64 for F64. Called "acc" in comments. */
 gln_dtype_t gln_dtype_acc(gln_dtype_t dtype);
 
-#define GLN_TENSOR_DIMS_MAX 4
+#define GLN_TENSOR_DIMS_MAX 4 /* dimensions of a tensor at most */
 
 /** A view: it owns nothing. */
 typedef struct gln_tensor {
-    void *data;
-    gln_dtype_t dtype;
-    int dims_count;
-    int64_t dims[GLN_TENSOR_DIMS_MAX];
+    void *data;                        /* first element */
+    gln_dtype_t dtype;                 /* of an element */
+    int dims_count;                    /* of dims */
+    int64_t dims[GLN_TENSOR_DIMS_MAX]; /* outermost first */
 } gln_tensor_t;
 
 /** Address of element `index` of an array of `dtype`. */
@@ -45,6 +45,7 @@ static inline void *gln_at(const void *data, int64_t index, gln_dtype_t dtype)
 
 /** Read or write one element as double, for code that is not on a hot path. */
 double gln_load(const void *data, int64_t index, gln_dtype_t dtype);
+/** Write one element, rounded to dtype. */
 void gln_store(void *data, int64_t index, gln_dtype_t dtype, double value);
 
 #ifdef __cplusplus

@@ -21,6 +21,7 @@ typedef enum gln_placement_copies {
     GLN_COPIES_NODE        /* one row per (token, other node), spread inside it */
 } gln_placement_copies_t;
 
+/* What is placed where, and what is looked at. */
 typedef struct gln_placement_shape {
     int domains; /* D */
     int groups;  /* R, divides D; 0: 1 */
@@ -35,7 +36,7 @@ typedef struct gln_placement_shape {
 
 /* Tokens with their routes; arrays are borrowed. */
 typedef struct gln_placement_tokens {
-    int64_t count;
+    int64_t count;         /* tokens */
     const int32_t *source; /* [count] domain of the token, in [0, D) */
     const int64_t *offset; /* [count + 1] into expert */
     const int32_t *expert; /* experts of its routes; a token's are distinct */

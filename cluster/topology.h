@@ -18,6 +18,7 @@
 extern "C" {
 #endif
 
+/* A machine. */
 typedef struct gln_topology gln_topology_t;
 
 /** Look at this machine. Cores that the operating system forbids to this job (cgroups) are left
@@ -48,9 +49,9 @@ void gln_topology_close(gln_topology_t *topology); /* takes NULL */
 
 /** Counts of parts; each at least 1. */
 int gln_topology_packages(const gln_topology_t *topology);
-int gln_topology_numa_nodes(const gln_topology_t *topology);
-int gln_topology_cores(const gln_topology_t *topology);
-int gln_topology_pus(const gln_topology_t *topology); /* hardware threads */
+int gln_topology_numa_nodes(const gln_topology_t *topology); /* at least 1 */
+int gln_topology_cores(const gln_topology_t *topology);      /* at least 1 */
+int gln_topology_pus(const gln_topology_t *topology);        /* hardware threads */
 
 /** Level-3 caches; 0 where the machine does not tell of them. */
 int gln_topology_l3s(const gln_topology_t *topology);
@@ -59,7 +60,9 @@ int gln_topology_l3s(const gln_topology_t *topology);
  * none). Cores and all parts are numbered in hwloc's logical order: cores of one part have
  * consecutive numbers. */
 int gln_topology_core_package(const gln_topology_t *topology, int core);
+/** Its nearest NUMA node. */
 int gln_topology_core_numa(const gln_topology_t *topology, int core);
+/** Its L3 cache; -1: none. */
 int gln_topology_core_l3(const gln_topology_t *topology, int core);
 /** Package of a NUMA node; -1 where it belongs to none or to several. */
 int gln_topology_numa_package(const gln_topology_t *topology, int numa_node);
@@ -70,9 +73,10 @@ typedef enum gln_distance {
     GLN_DISTANCE_CLOSE,   /* one L3 cache; for devices, one PCI switch */
     GLN_DISTANCE_NUMA,    /* one NUMA node */
     GLN_DISTANCE_PACKAGE, /* one package */
-    GLN_DISTANCE_MACHINE,
-    GLN_DISTANCES
+    GLN_DISTANCE_MACHINE, /* nothing smaller */
+    GLN_DISTANCES         /* number of the above */
 } gln_distance_t;
+/** Between two cores. */
 gln_distance_t gln_topology_core_distance(const gln_topology_t *topology, int a, int b);
 
 /** Relative latency between two NUMA nodes as the firmware states it, 10 within one as a rule; 0
@@ -82,6 +86,7 @@ int gln_topology_numa_latency(const gln_topology_t *topology, int a, int b);
 /** Name of a machine as its operating system or its XML file says, "" if neither does; and of the
  * CPU in a package ("AMD EPYC 9354"). Valid until close. */
 const char *gln_topology_host(const gln_topology_t *topology);
+/** Model of the CPU in a package. Valid until close. */
 const char *gln_topology_cpu(const gln_topology_t *topology, int package);
 
 /** True where the calling thread and the threads that it starts may run on this core. */

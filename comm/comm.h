@@ -17,6 +17,7 @@
 extern "C" {
 #endif
 
+/* Ranks that talk to each other. */
 typedef struct gln_comm gln_comm_t;
 
 /** Join the MPI job (initialises MPI if nobody has) and duplicate MPI_COMM_WORLD. Works without
@@ -33,10 +34,13 @@ gln_status_t gln_comm_split(gln_comm_t *parent, int color, gln_comm_t **out);
  * one. */
 void gln_comm_close(gln_comm_t *comm);
 
+/** This rank, from 0. */
 int gln_comm_rank(const gln_comm_t *comm);
+/** Ranks. */
 int gln_comm_size(const gln_comm_t *comm);
 /** Index of the node (ranks that share memory) that `rank` lives on, numbered by lowest rank. */
 int gln_comm_node_of(const gln_comm_t *comm, int rank);
+/** Nodes that the ranks live on. */
 int gln_comm_nodes_count(const gln_comm_t *comm);
 
 /** End the whole job at once with this exit status; for errors that cannot be agreed upon. */
@@ -53,11 +57,11 @@ void gln_comm_set_timeout(gln_comm_t *comm, int64_t timeout_ms);
  * communicators and windows, where no wait can be ended: `begin` is called before it, `end` after
  * it, on the thread that calls MPI. */
 typedef struct gln_comm_guard {
-    void (*begin)(void *ctx, const char *operation, int64_t timeout_ms);
-    void (*end)(void *ctx);
+    void (*begin)(void *ctx, const char *operation, int64_t timeout_ms); /* before */
+    void (*end)(void *ctx);                                              /* after */
     /* signals caught so far by which a daemon ends its ranks (SIGCONT, SIGTERM); NULL: not known */
     int (*signals)(void *ctx);
-    void *ctx;
+    void *ctx; /* handed to the functions */
 } gln_comm_guard_t;
 /** When a wait for other ranks has ended well in this process last, a sign that they live:
  * nanoseconds of CLOCK_MONOTONIC_COARSE; 0: never. May be called by a signal handler. */
@@ -70,7 +74,9 @@ void gln_comm_set_place(gln_comm_t *comm, const char *operation, int layer);
 /** Likewise the optimizer step that is under way, from 1; 0: none. */
 void gln_comm_set_step(gln_comm_t *comm, int64_t step);
 
+/** Wait until every rank is here. COLLECTIVE. */
 gln_status_t gln_comm_barrier(gln_comm_t *comm);
+/** `bytes` bytes of rank `root` to all. COLLECTIVE. */
 gln_status_t gln_comm_broadcast(gln_comm_t *comm, void *data, size_t bytes, int root);
 /** Every rank's `bytes` bytes, in rank order, into `out` [P * bytes]. */
 gln_status_t gln_comm_allgather(gln_comm_t *comm, const void *in, size_t bytes, void *out);

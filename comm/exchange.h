@@ -24,12 +24,14 @@
 extern "C" {
 #endif
 
+/* An exchange: buffers, and what is under way. */
 typedef struct gln_exchange gln_exchange_t;
 
+/* Form of the exchange between nodes. */
 typedef enum gln_exchange_across {
-    GLN_ACROSS_AUTO = 0, /* hierarchical where it is possible, a node hosts several domains, and
-                            the measured cost of messages (links.h) makes it the faster one */
-    GLN_ACROSS_FLAT,
+    GLN_ACROSS_AUTO = 0,    /* hierarchical where it is possible, a node hosts several domains, and
+                               the measured cost of messages (links.h) makes it the faster one */
+    GLN_ACROSS_FLAT,        /* every pair of ranks for itself */
     GLN_ACROSS_HIERARCHICAL /* refused where it is impossible */
 } gln_exchange_across_t;
 
@@ -38,20 +40,21 @@ typedef enum gln_exchange_across {
 typedef enum gln_exchange_path {
     GLN_PATH_AUTO = 0, /* shared where ranks share a node and memory can be had, else messages; one
                           warning on a communicator says why it cannot */
-    GLN_PATH_MESSAGES,
-    GLN_PATH_SHARED /* GLN_ERR_MEMORY or GLN_ERR_PEER where the node's memory cannot be shared */
+    GLN_PATH_MESSAGES, /* by MPI messages inside a node too */
+    GLN_PATH_SHARED    /* GLN_ERR_MEMORY or GLN_ERR_PEER where the node's memory cannot be shared */
 } gln_exchange_path_t;
 
+/* Shapes and bounds, by which buffers are sized. */
 typedef struct gln_exchange_options {
-    int domains;           /* D; P divides D */
-    int groups;            /* R; divides D; P divides R or R divides P. 0: 1 */
-    int64_t tokens;        /* T of one domain */
-    int64_t hidden;        /* H */
-    gln_dtype_t dtype;     /* of rows; scalars are of acc(dtype) */
-    int64_t rows_max;      /* rows of one (source, destination) pair at most, <= T */
-    int64_t scalars_max;   /* scalars of one (source, destination) pair at most */
-    size_t meta_bytes_max; /* metadata bytes of one (source, destination) pair at most */
-    gln_exchange_path_t path;
+    int domains;                  /* D; P divides D */
+    int groups;                   /* R; divides D; P divides R or R divides P. 0: 1 */
+    int64_t tokens;               /* T of one domain */
+    int64_t hidden;               /* H */
+    gln_dtype_t dtype;            /* of rows; scalars are of acc(dtype) */
+    int64_t rows_max;             /* rows of one (source, destination) pair at most, <= T */
+    int64_t scalars_max;          /* scalars of one (source, destination) pair at most */
+    size_t meta_bytes_max;        /* metadata bytes of one (source, destination) pair at most */
+    gln_exchange_path_t path;     /* of rows inside a node */
     gln_exchange_across_t across; /* form of the exchange between nodes */
     int64_t received_rows_max;    /* rows that one rank receives at most; 0: D/P * G * rows_max */
     double rows_expected; /* rows of one (source, destination) pair on average, to choose the
@@ -77,15 +80,16 @@ typedef struct gln_exchange_received {
     const int64_t *row_offset;    /* [D/P * G + 1] */
     const int32_t *scalars;       /* [D/P * G] scalars per pair */
     const int64_t *scalar_offset; /* [D/P * G + 1] */
-    const void *meta;
-    const size_t *meta_offset; /* [D/P * G + 1] bytes */
+    const void *meta;             /* of all pairs, in pair order, without gaps */
+    const size_t *meta_offset;    /* [D/P * G + 1] bytes */
 } gln_exchange_received_t;
 
 /* Rows that crossed each kind of link in the last dispatch or combine, counted at the sender. In
  * the hierarchical form a row that a node passes on inside counts as a row of that node. */
 typedef struct gln_traffic {
-    int64_t rank_rows, node_rows,
-        remote_rows; /* inside this rank, inside the node, between nodes */
+    int64_t rank_rows;                            /* inside this rank */
+    int64_t node_rows;                            /* inside the node */
+    int64_t remote_rows;                          /* between nodes */
     int64_t rank_bytes, node_bytes, remote_bytes; /* rows only */
 } gln_traffic_t;
 
@@ -102,11 +106,13 @@ void gln_exchange_close(gln_exchange_t *x); /* COLLECTIVE; takes NULL */
  * part of the group's domains, the same on all. Both texts are the same on every rank and live as
  * long as the exchange. */
 const char *gln_exchange_form(const gln_exchange_t *x);
+/** Why it is this form. */
 const char *gln_exchange_form_reason(const gln_exchange_t *x);
 
 /** The path that node peers use: GLN_PATH_SHARED or GLN_PATH_MESSAGES, the same on every rank; and
  * why, the same text on every rank. It lives as long as the exchange. */
 gln_exchange_path_t gln_exchange_path(const gln_exchange_t *x);
+/** Why it is this path. */
 const char *gln_exchange_path_reason(const gln_exchange_t *x);
 /** Where received rows lie best: [receive_max, H], owned by the exchange. As `out` of dispatch and
  * `in` of combine it saves a copy on the shared path: peers write into it, and read from it. On the
@@ -180,12 +186,19 @@ gln_status_t gln_exchange_combine(gln_exchange_t *x, const void *in, void *out);
  *          are sent twice, or are sent or finished before their rows were awaited. These change
  *          nothing. */
 gln_status_t gln_exchange_dispatch_start(gln_exchange_t *x, const void *in, void *out);
+/** Wait for the near rows. */
 gln_status_t gln_exchange_dispatch_near(gln_exchange_t *x);
+/** Wait for all rows. */
 gln_status_t gln_exchange_dispatch_finish(gln_exchange_t *x);
+/** Begin to send results back. */
 gln_status_t gln_exchange_combine_start(gln_exchange_t *x, const void *in, void *out);
+/** Wait for all results, and sum them. */
 gln_status_t gln_exchange_combine_finish(gln_exchange_t *x);
+/** Wait for a stage. */
 gln_status_t gln_exchange_dispatch_await(gln_exchange_t *x, int first, int count);
+/** Dispatch has been awaited in stages: begin combine, before any result is ready. */
 gln_status_t gln_exchange_combine_begin(gln_exchange_t *x, const void *in, void *out);
+/** Send the results of a stage. */
 gln_status_t gln_exchange_combine_send(gln_exchange_t *x, int first, int count);
 /** Move on what is under way; never waits. Without calls messages advance as far as MPI does by
  * itself, which on TCP is what fits the sockets. Does nothing when nothing is under way. */
@@ -201,6 +214,7 @@ typedef struct gln_exchange_times {
     double hidden_s; /* of it: outside the exchange, computing. The rest was exposed: spent in the
                         exchange's calls, copying or waiting */
 } gln_exchange_times_t;
+/** The times so far. */
 gln_exchange_times_t gln_exchange_times(const gln_exchange_t *x);
 
 /** Return one scalar per received scalar to its source.

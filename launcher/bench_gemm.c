@@ -12,6 +12,7 @@
 
 #include "base/log.h"
 #include "base/rng.h"
+#include "kernels/kernels.h"
 #include "launcher/figures.h"
 #include "launcher/machine.h"
 #include "launcher/session.h"

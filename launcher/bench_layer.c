@@ -10,6 +10,7 @@
 
 #include "base/log.h"
 #include "base/rng.h"
+#include "kernels/kernels.h"
 #include "launcher/bind.h"
 #include "launcher/figures.h"
 #include "launcher/logits.h"

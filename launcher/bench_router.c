@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "base/rng.h"
+#include "kernels/kernels.h"
 #include "launcher/bench_router.h"
 #include "launcher/logits.h"
 #include "launcher/machine.h"

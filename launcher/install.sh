@@ -14,7 +14,7 @@ group() {
     text) echo bible-kjv bible-kjv-text ;;
     virtual) echo iproute2 openmpi-bin ;;
     slurm) echo slurm-wlm munge iproute2 ;;
-    test) echo libcriterion-dev ;;
+    test) echo libcriterion-dev doxygen groff-base ;;
     *)
         echo "install.sh: unknown group $1; known: build, run, text, virtual, slurm, test" >&2
         exit 2

@@ -2,6 +2,7 @@
  * key/value cache: S^2 work a token, meant for a look at a model, not for serving). */
 #include "base/log.h"
 #include "base/rng.h"
+#include "kernels/kernels.h"
 #include "moe/trainer_internal.h"
 
 #include <math.h>

@@ -4,6 +4,9 @@
 
 #include "base/rng.h"
 
+#include "kernels/kernels.h"
+#include "moe/gleaner_internal.h"
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,8 +23,61 @@ struct gln_moe {
     void *grad[3];                                 /* acc: gate, gate_up, down; accumulated sums */
     void **gate_parts, **gate_up_parts, **down_parts; /* acc: per local domain, group, group */
     int64_t calls;
+    int forward_done; /* a backward may follow */
+    int64_t *load;    /* [E] for the bias */
     gln_arena_t arena;
+    struct gln_moe *next; /* in the list of open layers */
 };
+
+/* Open layers, so that a call on a closed one finds out without looking at it. */
+static pthread_mutex_t open_lock = PTHREAD_MUTEX_INITIALIZER;
+static gln_moe_t *open_layers;
+
+static int is_open(const gln_moe_t *m)
+{
+    pthread_mutex_lock(&open_lock);
+    const gln_moe_t *found = open_layers;
+    while (found && found != m)
+        found = found->next;
+    pthread_mutex_unlock(&open_lock);
+    return m && found;
+}
+
+static void list_add(gln_moe_t *m)
+{
+    pthread_mutex_lock(&open_lock);
+    m->next = open_layers;
+    open_layers = m;
+    pthread_mutex_unlock(&open_lock);
+}
+
+static void list_remove(const gln_moe_t *m)
+{
+    pthread_mutex_lock(&open_lock);
+    gln_moe_t **at = &open_layers;
+    while (*at && *at != m)
+        at = &(*at)->next;
+    if (*at) *at = m->next;
+    pthread_mutex_unlock(&open_lock);
+}
+
+gln_status_t gln_moe_check(const gln_moe_t *m, const char *function)
+{
+    if (!m) return gln_fail(GLN_ERR_ARGUMENT, "%s: expected a layer, found NULL", function);
+    if (!is_open(m))
+        return gln_fail(GLN_ERR_ARGUMENT, "%s: the layer is not open; was it closed before?",
+                        function);
+    return GLN_OK;
+}
+
+gln_status_t gln_moe_agree(gln_comm_t *comm, gln_status_t mine, const char *function)
+{
+    int rank = -1;
+    gln_status_t status = gln_comm_agree(comm, mine, &rank);
+    if (status == GLN_OK || mine != GLN_OK || rank < 0) return status;
+    return gln_fail(status, "%s: rank %d has refused the call (%s); its own message says why",
+                    function, rank, gln_status_name(status));
+}
 
 const char *gln_version(void)
 {
@@ -41,6 +97,7 @@ static void layout(gln_moe_t *m, gln_arena_t *a)
     m->gate_parts = gln_arena_take(a, (size_t)domains * sizeof(void *));
     m->gate_up_parts = gln_arena_take(a, (size_t)groups * sizeof(void *));
     m->down_parts = gln_arena_take(a, (size_t)groups * sizeof(void *));
+    m->load = gln_arena_take(a, (size_t)m->o.experts * sizeof *m->load);
     for (int d = 0; d < domains; d++) {
         void *part = gln_arena_take(a, (size_t)m->gate_count * acc);
         if (m->gate_parts) m->gate_parts[d] = part;
@@ -71,19 +128,26 @@ static void init_weights(gln_moe_t *m)
     init_tensor(m->down, dtype, m->down_count, m->o.seed, 2, first * (m->down_count / held));
 }
 
-static gln_status_t open_parts(gln_moe_t *m, const void *mpi_comm)
+static gln_status_t check_options(const gln_moe_options_t *o)
 {
-    gln_status_t status =
-        mpi_comm ? gln_comm_open_mpi(mpi_comm, &m->comm) : gln_comm_open_self(&m->comm);
-    if (status != GLN_OK) return status;
-    const int domains = m->o.domains > 0 ? m->o.domains : gln_comm_size(m->comm);
-    const int groups = m->o.expert_replicas > 0 ? m->o.expert_replicas : 1;
-    status = gln_parallel_open(m->comm, domains, groups, m->o.experts, &m->parallel);
-    if (status != GLN_OK) return status;
-    status = gln_pool_open(m->o.threads > 0 ? m->o.threads : 1, &m->pool);
-    if (status != GLN_OK) return status;
-    status = gln_kernels_open(m->o.backend, m->o.dtype, m->pool, &m->kernels);
-    if (status != GLN_OK) return status;
+    if (!o) return gln_fail(GLN_ERR_ARGUMENT, "gln_moe_open: options and out must not be NULL");
+    if (o->tokens < 0 || o->hidden < 1 || o->expert_hidden < 1 || o->experts < 1)
+        return gln_fail(
+            GLN_ERR_ARGUMENT,
+            "tokens must be 0 or more and hidden, expert_hidden, experts positive: found "
+            "%lld, %lld, %lld, %d",
+            (long long)o->tokens, (long long)o->hidden, (long long)o->expert_hidden, o->experts);
+    if (o->domains < 0 || o->expert_replicas < 0 || o->threads < 0 || o->timeout_ms < 0)
+        return gln_fail(
+            GLN_ERR_ARGUMENT,
+            "domains, expert_replicas, threads and timeout_ms must be 0 (the default) or "
+            "positive: found %d, %d, %d, %lld",
+            o->domains, o->expert_replicas, o->threads, (long long)o->timeout_ms);
+    return GLN_OK;
+}
+
+static gln_status_t open_layer(gln_moe_t *m)
+{
     const gln_layer_options_t options = {.tokens = m->o.tokens,
                                          .hidden = m->o.hidden,
                                          .expert_hidden = m->o.expert_hidden,
@@ -92,36 +156,56 @@ static gln_status_t open_parts(gln_moe_t *m, const void *mpi_comm)
                                          .across = m->o.across,
                                          .overlap = m->o.overlap,
                                          .stages = m->o.stages};
-    status = gln_layer_workspace_open(&m->parallel, m->kernels, &options, &m->workspace);
-    if (status != GLN_OK) return status;
+    gln_status_t status =
+        gln_layer_workspace_open(&m->parallel, m->kernels, &options, &m->workspace);
+    if (status != GLN_OK) return gln_moe_agree(m->comm, status, "gln_moe_open");
     status = gln_layer_open(&m->parallel, m->kernels, m->workspace, &options, 0, &m->layer);
-    if (status != GLN_OK) return status;
     m->gate_count = m->o.hidden * m->o.experts;
     m->gate_up_count = (int64_t)m->parallel.local_experts * m->o.hidden * 2 * m->o.expert_hidden;
     m->down_count = (int64_t)m->parallel.local_experts * m->o.expert_hidden * m->o.hidden;
     layout(m, &m->arena);
-    status = gln_arena_commit(&m->arena, gln_device_cpu());
+    if (status == GLN_OK) status = gln_arena_commit(&m->arena, gln_device_cpu());
+    status = gln_moe_agree(m->comm, status, "gln_moe_open");
     if (status != GLN_OK) return status;
     layout(m, &m->arena);
     init_weights(m);
     return GLN_OK;
 }
 
+/* @param checked what this rank found in its options: the others learn of it here */
+static gln_status_t open_parts(gln_moe_t *m, gln_status_t checked)
+{
+    gln_status_t status = gln_moe_agree(m->comm, checked, "gln_moe_open");
+    if (status == GLN_OK) status = gln_moe_compare_options(m->comm, &m->o);
+    if (status != GLN_OK) return status;
+    gln_comm_set_timeout(m->comm, m->o.timeout_ms);
+    const int domains = m->o.domains > 0 ? m->o.domains : gln_comm_size(m->comm);
+    const int groups = m->o.expert_replicas > 0 ? m->o.expert_replicas : 1;
+    status = gln_parallel_open(m->comm, domains, groups, m->o.experts, &m->parallel);
+    if (status != GLN_OK) return status;
+    status = gln_pool_open(m->o.threads > 0 ? m->o.threads : 1, &m->pool);
+    if (status == GLN_OK) status = gln_kernels_open(m->o.backend, m->o.dtype, m->pool, &m->kernels);
+    status = gln_moe_agree(m->comm, status, "gln_moe_open");
+    return status == GLN_OK ? open_layer(m) : status;
+}
+
 gln_status_t gln_moe_open(const gln_moe_options_t *options, const void *mpi_comm, gln_moe_t **out)
 {
-    if (!options || !out) return gln_fail(GLN_ERR_ARGUMENT, "options and out must not be NULL");
-    if (options->tokens < 0 || options->hidden < 1 || options->expert_hidden < 1 ||
-        options->experts < 1)
-        return gln_fail(
-            GLN_ERR_ARGUMENT,
-            "tokens must be 0 or more and hidden, expert_hidden, experts positive: found "
-            "%lld, %lld, %lld, %d",
-            (long long)options->tokens, (long long)options->hidden,
-            (long long)options->expert_hidden, options->experts);
+    gln_status_t checked = check_options(out ? options : NULL);
+    gln_comm_t *comm = NULL;
+    /* also with bad options: the others are in here already, and must learn of it */
+    gln_status_t status = mpi_comm ? gln_comm_open_mpi(mpi_comm, &comm) : gln_comm_open_self(&comm);
+    if (status != GLN_OK) return status;
     gln_moe_t *m = calloc(1, sizeof *m);
-    if (!m) return gln_fail(GLN_ERR_MEMORY, "no memory for a layer");
-    m->o = *options;
-    gln_status_t status = open_parts(m, mpi_comm);
+    if (!m) {
+        status = gln_moe_agree(comm, gln_fail(GLN_ERR_MEMORY, "no memory for a layer"), "open");
+        gln_comm_close(comm);
+        return status;
+    }
+    if (options) m->o = *options;
+    m->comm = comm;
+    list_add(m);
+    status = open_parts(m, checked);
     if (status != GLN_OK) {
         gln_moe_close(m);
         return status;
@@ -132,7 +216,8 @@ gln_status_t gln_moe_open(const gln_moe_options_t *options, const void *mpi_comm
 
 void gln_moe_close(gln_moe_t *m)
 {
-    if (!m) return;
+    if (!m || gln_moe_check(m, "gln_moe_close") != GLN_OK) return;
+    list_remove(m);
     gln_layer_close(m->layer);
     gln_layer_workspace_close(m->workspace);
     gln_arena_close(&m->arena);
@@ -150,11 +235,20 @@ static gln_layer_weights_t weights_of(const gln_moe_t *m)
 
 gln_status_t gln_moe_forward(gln_moe_t *m, const void *x, void *y)
 {
-    if (!m || ((!x || !y) && m->o.tokens > 0))
-        return gln_fail(GLN_ERR_ARGUMENT, "layer, x and y must not be NULL");
+    gln_status_t status = gln_moe_check(m, "gln_moe_forward");
+    if (status != GLN_OK) return status;
+    if ((!x || !y) && m->o.tokens > 0)
+        status = gln_fail(GLN_ERR_ARGUMENT, "gln_moe_forward: x and y must not be NULL");
+    else if (x == y && m->o.tokens > 0)
+        status = gln_fail(GLN_ERR_ARGUMENT, "gln_moe_forward: x and y must not be the same memory");
+    status = gln_moe_agree(m->comm, status, "gln_moe_forward");
+    if (status != GLN_OK) return status;
+    m->forward_done = 0;
     const gln_layer_weights_t weights = weights_of(m);
     const gln_layer_step_t step = {.seed = m->o.seed, .step = m->calls++, .keep = 1};
-    return gln_layer_forward(m->layer, &weights, &step, x, y);
+    status = gln_layer_forward(m->layer, &weights, &step, x, y);
+    m->forward_done = status == GLN_OK;
+    return status;
 }
 
 static gln_status_t add_sum(gln_moe_t *m, gln_comm_t *comm, void **parts, int local, int64_t count,
@@ -169,8 +263,17 @@ static gln_status_t add_sum(gln_moe_t *m, gln_comm_t *comm, void **parts, int lo
 
 gln_status_t gln_moe_backward(gln_moe_t *m, const void *dy, void *dx)
 {
-    if (!m || ((!dy || !dx) && m->o.tokens > 0))
-        return gln_fail(GLN_ERR_ARGUMENT, "layer, dy and dx must not be NULL");
+    gln_status_t status = gln_moe_check(m, "gln_moe_backward");
+    if (status != GLN_OK) return status;
+    if ((!dy || !dx) && m->o.tokens > 0)
+        status = gln_fail(GLN_ERR_ARGUMENT, "gln_moe_backward: dy and dx must not be NULL");
+    else if (!m->forward_done)
+        status =
+            gln_fail(GLN_ERR_ARGUMENT, "gln_moe_backward: no forward since the last backward; call "
+                                       "gln_moe_forward before each");
+    status = gln_moe_agree(m->comm, status, "gln_moe_backward");
+    if (status != GLN_OK) return status;
+    m->forward_done = 0;
     const size_t acc = gln_dtype_bytes(m->kernels->acc);
     const int64_t rows = m->parallel.local_domains * m->o.tokens;
     if (rows > 0) memset(dx, 0, (size_t)(rows * m->o.hidden) * gln_dtype_bytes(m->kernels->dtype));
@@ -183,8 +286,7 @@ gln_status_t gln_moe_backward(gln_moe_t *m, const void *dy, void *dx)
     const gln_layer_weights_t weights = weights_of(m);
     const gln_layer_gradients_t gradients = {
         .gate = m->gate_parts, .gate_up = m->gate_up_parts, .down = m->down_parts};
-    gln_status_t status =
-        gln_layer_backward(m->layer, &weights, dy, 1.0 / m->parallel.domains, dx, &gradients);
+    status = gln_layer_backward(m->layer, &weights, dy, 1.0 / m->parallel.domains, dx, &gradients);
     if (status == GLN_OK)
         status = add_sum(m, m->comm, m->gate_parts, m->parallel.local_domains, m->gate_count,
                          m->grad[0]);
@@ -199,6 +301,7 @@ gln_status_t gln_moe_backward(gln_moe_t *m, const void *dy, void *dx)
 
 void gln_moe_zero_grad(gln_moe_t *m)
 {
+    if (gln_moe_check(m, "gln_moe_zero_grad") != GLN_OK) return;
     const size_t acc = gln_dtype_bytes(m->kernels->acc);
     memset(m->grad[0], 0, (size_t)m->gate_count * acc);
     memset(m->grad[1], 0, (size_t)m->gate_up_count * acc);
@@ -207,12 +310,68 @@ void gln_moe_zero_grad(gln_moe_t *m)
 
 gln_ledger_t gln_moe_ledger(const gln_moe_t *m)
 {
+    if (gln_moe_check(m, "gln_moe_ledger") != GLN_OK) return (gln_ledger_t){0};
     return gln_layer_ledger(m->layer);
+}
+
+const gln_moe_options_t *gln_moe_options(const gln_moe_t *m)
+{
+    return gln_moe_check(m, "gln_moe_options") == GLN_OK ? &m->o : NULL;
+}
+
+const gln_parallel_t *gln_moe_parallel(const gln_moe_t *m)
+{
+    return gln_moe_check(m, "gln_moe_parallel") == GLN_OK ? &m->parallel : NULL;
+}
+
+int64_t gln_moe_calls(const gln_moe_t *m)
+{
+    return m->calls;
+}
+
+void gln_moe_set_calls(gln_moe_t *m, int64_t calls)
+{
+    m->calls = calls;
+    m->forward_done = 0; /* its weights are others now */
+}
+
+gln_status_t gln_moe_bias(const gln_moe_t *m, float *out)
+{
+    gln_status_t status = gln_moe_check(m, "gln_moe_bias");
+    if (status == GLN_OK && !out)
+        status = gln_fail(GLN_ERR_ARGUMENT, "gln_moe_bias: expected an address, found NULL");
+    return status == GLN_OK ? gln_layer_bias(m->layer, out) : status;
+}
+
+gln_status_t gln_moe_set_bias(gln_moe_t *m, const float *bias)
+{
+    gln_status_t status = gln_moe_check(m, "gln_moe_set_bias");
+    if (status == GLN_OK && !bias)
+        status = gln_fail(GLN_ERR_ARGUMENT, "gln_moe_set_bias: expected an address, found NULL");
+    return status == GLN_OK ? gln_layer_set_bias(m->layer, bias) : status;
+}
+
+gln_status_t gln_moe_update_bias(gln_moe_t *m, double gamma)
+{
+    gln_status_t status = gln_moe_check(m, "gln_moe_update_bias");
+    if (status != GLN_OK) return status;
+    memset(m->load, 0, (size_t)m->o.experts * sizeof *m->load);
+    if (m->calls == 0)
+        status = gln_fail(GLN_ERR_ARGUMENT, "gln_moe_update_bias: no forward has run yet");
+    for (int d = 0; d < m->parallel.local_domains && status == GLN_OK; d++)
+        for (int e = 0; e < m->o.experts; e++)
+            m->load[e] += gln_layer_plan(m->layer, d)->choice_count[e];
+    status = gln_moe_agree(m->comm, status, "gln_moe_update_bias");
+    if (status == GLN_OK) status = gln_comm_sum_i64(m->comm, m->load, m->o.experts);
+    return status == GLN_OK ? gln_layer_update_bias(m->layer, m->load, gamma) : status;
 }
 
 gln_status_t gln_moe_parameter(gln_moe_t *m, const char *which, gln_tensor_t *weight,
                                gln_tensor_t *gradient)
 {
+    gln_status_t status = gln_moe_check(m, "gln_moe_parameter");
+    if (status != GLN_OK) return status;
+    if (!which) return gln_fail(GLN_ERR_ARGUMENT, "gln_moe_parameter: expected a name, found NULL");
     const int64_t h = m->o.hidden, f = m->o.expert_hidden, held = m->parallel.local_experts;
     gln_tensor_t w = {.dtype = m->kernels->dtype, .dims_count = 3, .dims = {held, 0, 0}};
     void *grad = NULL;
@@ -229,7 +388,7 @@ gln_status_t gln_moe_parameter(gln_moe_t *m, const char *which, gln_tensor_t *we
         return gln_fail(GLN_ERR_ARGUMENT, "parameter must be gate, gate_up or down, found \"%s\"",
                         which);
     }
-    *weight = w;
+    if (weight) *weight = w;
     w.data = grad;
     w.dtype = m->kernels->acc;
     if (gradient) *gradient = w;

@@ -92,6 +92,8 @@ gln_status_t gln_layer_open(const gln_parallel_t *parallel, gln_kernels_t *kerne
                             int index, gln_layer_t **out)
 {
     gln_layer_bounds_t bounds;
+    if (!parallel || !kernels || !workspace || !options || !out)
+        return gln_fail(GLN_ERR_ARGUMENT, "gln_layer_open: expected five addresses, found NULL");
     gln_status_t status = gln_layer_check_options(parallel, options);
 
     if (status != GLN_OK) return status;

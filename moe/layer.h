@@ -28,16 +28,18 @@ typedef enum gln_wire {
 typedef enum gln_overlap {
     GLN_OVERLAP_AUTO = 0, /* where rows travel between nodes, and 64 near ones per expert or more */
     GLN_OVERLAP_ON,       /* where any rows travel by message */
-    GLN_OVERLAP_OFF
+    GLN_OVERLAP_OFF       /* never */
 } gln_overlap_t;
 
+/* Stages of far rows at most. */
 enum { GLN_STAGES_MAX = 64 };
 
+/* Shape of a layer, and how it works. */
 typedef struct gln_layer_options {
-    int64_t tokens;        /* T of one domain */
-    int64_t hidden;        /* H */
-    int64_t expert_hidden; /* F */
-    gln_router_options_t router;
+    int64_t tokens;              /* T of one domain */
+    int64_t hidden;              /* H */
+    int64_t expert_hidden;       /* F */
+    gln_router_options_t router; /* who gets which expert */
     double capacity_factor_max; /* largest factor that forward will be asked for; 0: the router's */
     int forward_only;           /* 1: keep nothing for backward */
     int balance_global; /* 1: the balance loss looks at the load over all domains (gln_plan_balance)
@@ -72,6 +74,7 @@ typedef struct gln_layer_gradients {
 } gln_layer_gradients_t;
 
 typedef struct gln_layer_workspace gln_layer_workspace_t; /* shared by layers of equal options */
+/* One layer. */
 typedef struct gln_layer gln_layer_t;
 
 /** Buffers of one pass and the exchange. Bounded by the capacity, see gln_layer_bytes. COLLECTIVE.
@@ -80,6 +83,7 @@ gln_status_t gln_layer_workspace_open(const gln_parallel_t *parallel, gln_kernel
                                       const gln_layer_options_t *options,
                                       gln_layer_workspace_t **out);
 void gln_layer_workspace_close(gln_layer_workspace_t *workspace); /* takes NULL; COLLECTIVE */
+/** Bytes it holds, the exchange included. */
 size_t gln_layer_workspace_bytes(const gln_layer_workspace_t *workspace);
 /** Form of the exchange between nodes, and why (gln_exchange_form). */
 const char *gln_layer_workspace_form(const gln_layer_workspace_t *workspace, const char **reason);
@@ -94,11 +98,13 @@ gln_status_t gln_layer_open(const gln_parallel_t *parallel, gln_kernels_t *kerne
                             gln_layer_workspace_t *workspace, const gln_layer_options_t *options,
                             int index, gln_layer_t **out);
 void gln_layer_close(gln_layer_t *layer); /* takes NULL */
+/** Bytes it holds, its plans included. */
 size_t gln_layer_bytes(const gln_layer_t *layer);
 
+/* One pass: what keys its draws, and what it leaves out. */
 typedef struct gln_layer_step {
-    uint64_t seed;
-    int64_t step;
+    uint64_t seed;          /* of the run */
+    int64_t step;           /* of the run */
     double capacity_factor; /* 0: the options' */
     int keep;               /* 1: backward will follow (needs forward_only = 0) */
     int skip_fill;          /* 1: this call goes without FR */
@@ -129,17 +135,21 @@ gln_ledger_t gln_layer_ledger(const gln_layer_t *layer);
 gln_traffic_t gln_layer_traffic(const gln_layer_t *layer);
 /** The bias of the layer's router, see gln_router_bias: state that the caller keeps and saves. */
 gln_status_t gln_layer_bias(const gln_layer_t *layer, float *out);
+/** Replace it (gln_router_set_bias). */
 gln_status_t gln_layer_set_bias(gln_layer_t *layer, const float *bias);
+/** Move it towards balance (gln_router_update_bias). */
 gln_status_t gln_layer_update_bias(gln_layer_t *layer, const int64_t *load, double gamma);
 /** Auxiliary losses of local domain i in the last forward, without coefficients. */
 double gln_layer_balance_loss(const gln_layer_t *layer, int local_domain);
+/** Likewise the z-loss. */
 double gln_layer_z_loss(const gln_layer_t *layer, int local_domain);
 /** Seconds this rank spent in the last forward and backward per phase, for gleaner bench. What the
  * exchange does while experts compute counts there. */
 typedef struct gln_layer_times {
-    double router, exchange, gemm, move, total;
+    double router, exchange, gemm, move, total; /* phases, and from begin to end */
     double flight, hidden; /* rows under way; of it, while the rank computed (gln_exchange_times) */
 } gln_layer_times_t;
+/** The times of the last passes. */
 gln_layer_times_t gln_layer_times(const gln_layer_t *layer);
 
 #ifdef __cplusplus

@@ -264,6 +264,9 @@ gln_status_t gln_layer_backward(gln_layer_t *layer, const gln_layer_weights_t *w
                                 const void *dy, double aux_scale, void *dx,
                                 const gln_layer_gradients_t *gradients)
 {
+    if (!layer || !weights || !gradients || ((!dy || !dx) && layer->options.tokens > 0))
+        return gln_fail(GLN_ERR_ARGUMENT,
+                        "gln_layer_backward: layer, weights, dy, dx, gradients must not be NULL");
     gln_layer_workspace_t *w = layer->workspace;
     gln_kernels_t *k = layer->kernels;
     double begin = gln_layer_now(), mark = begin;

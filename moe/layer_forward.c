@@ -4,8 +4,13 @@
 #include "base/log.h"
 #include <string.h>
 
-static gln_status_t check(const gln_layer_t *layer, const gln_layer_step_t *step)
+static gln_status_t check(const gln_layer_t *layer, const gln_layer_weights_t *weights,
+                          const gln_layer_step_t *step, const void *x, const void *y)
 {
+    if (!weights || !weights->gate || !weights->gate_up || !weights->down ||
+        ((!x || !y) && layer->options.tokens > 0))
+        return gln_fail(GLN_ERR_ARGUMENT, "layer %d: weights, x and y must not be NULL",
+                        layer->index);
     if (step->keep && layer->options.forward_only)
         return gln_fail(GLN_ERR_ARGUMENT,
                         "layer %d: opened forward_only, but forward is asked to keep for backward; "
@@ -206,19 +211,21 @@ static gln_status_t exchange_overlapped(gln_layer_t *layer, const gln_layer_weig
 gln_status_t gln_layer_forward(gln_layer_t *layer, const gln_layer_weights_t *weights,
                                const gln_layer_step_t *step, const void *x, void *y)
 {
+    if (!layer || !step)
+        return gln_fail(GLN_ERR_ARGUMENT,
+                        "gln_layer_forward: expected a layer and a step, found NULL");
     gln_layer_workspace_t *w = layer->workspace;
-    gln_status_t status = check(layer, step);
+    gln_status_t status = check(layer, weights, step, x, y);
     double begin = gln_layer_now(), mark = begin;
     gln_exchange_times_t flight = gln_exchange_times(w->exchange);
     int rank;
 
-    if (status != GLN_OK) return status;
     layer->x = NULL;
     layer->times = (gln_layer_times_t){0};
     layer->traffic = (gln_traffic_t){0};
     if (w->planned == layer) w->planned = NULL; /* the plan is about to change */
     gln_comm_set_place(layer->parallel->comm, NULL, layer->index);
-    status = route_domains(layer, weights, step, x);
+    if (status == GLN_OK) status = route_domains(layer, weights, step, x);
     gln_layer_lap(&mark, &layer->times.router);
     /* a rank that cannot go on says so before anyone waits for its rows */
     status = gln_comm_agree(layer->parallel->comm, status, &rank);

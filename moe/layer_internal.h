@@ -3,6 +3,7 @@
 #define GLN_MOE_LAYER_INTERNAL_H
 
 #include "base/arena.h"
+#include "kernels/kernels.h"
 #include "moe/layer.h"
 
 #ifdef __cplusplus

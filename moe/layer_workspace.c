@@ -245,6 +245,9 @@ gln_status_t gln_layer_workspace_open(const gln_parallel_t *parallel, gln_kernel
 {
     gln_router_t *router = NULL; /* for its bounds */
     int rank;
+    if (!parallel || !kernels || !options || !out)
+        return gln_fail(GLN_ERR_ARGUMENT,
+                        "gln_layer_workspace_open: expected four addresses, found NULL");
     gln_status_t status = gln_layer_check_options(parallel, options);
 
     if (status != GLN_OK) return status;

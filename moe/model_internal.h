@@ -2,6 +2,7 @@
 #ifndef GLN_MOE_MODEL_INTERNAL_H
 #define GLN_MOE_MODEL_INTERNAL_H
 
+#include "kernels/kernels.h"
 #include "moe/model.h"
 
 /* One block: indices of its parameters and the activations it keeps. */

@@ -3,6 +3,7 @@
 #ifndef GLN_MOE_OPTIMIZER_H
 #define GLN_MOE_OPTIMIZER_H
 
+#include "kernels/kernels.h"
 #include "moe/params.h"
 
 #ifdef __cplusplus

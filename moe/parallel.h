@@ -4,7 +4,7 @@
 #define GLN_MOE_PARALLEL_H
 
 #include "comm/comm.h"
-#include "kernels/kernels.h"
+#include "kernels/backend.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -34,7 +34,7 @@ typedef struct gln_ledger {
         sent_rows; /* (token, destination domain) pairs: rows of dispatch, own domain included */
 } gln_ledger_t;
 
-#define GLN_LEDGER_FIELDS 14
+#define GLN_LEDGER_FIELDS 14 /* of gln_ledger_t */
 
 /** Names of the fields in order; GLN_LEDGER_FIELDS strings. Static storage. */
 const char *const *gln_ledger_names(void);

@@ -1,9 +1,10 @@
-/* The table of policies: one row each. A policy is a row here and a file router/policy_<name>.c
- * that defines gln_policy_<name> (see router/policy_internal.h). Nothing else knows how many there
+/* The table of policies: one row each. A policy is a row here and a file router/policy_NAME.c
+ * that defines gln_policy_NAME (see router/policy_internal.h). Nothing else knows how many there
  * are. The order is that of enum gln_policy, whose numbers are stored: append only. */
 #ifndef GLN_ROUTER_POLICIES_H
 #define GLN_ROUTER_POLICIES_H
 
+/* ROW(UPPER, lower) for every policy. */
 #define GLN_POLICIES(ROW)             \
     ROW(TOPK, topk)                   \
     ROW(SWITCH, switch)               \

@@ -18,7 +18,9 @@ extern "C" {
 #endif
 
 /* ---- options: zero is the default everywhere, namely that of the policy ------------------- */
+/* Makes GLN_POLICY_TOPK and the like of the table. */
 #define GLN_POLICY_ENUMERATOR(upper, name) GLN_POLICY_##upper,
+/* How experts are chosen; router/README.md tells each one's source. */
 typedef enum gln_policy { GLN_POLICIES(GLN_POLICY_ENUMERATOR) GLN_POLICIES_COUNT } gln_policy_t;
 
 /* who is served first among choices of one rank */
@@ -30,16 +32,20 @@ typedef enum gln_priority {
     GLN_PRIORITY_SCORE     /* p of this very choice, largest first */
 } gln_priority_t;
 
+/* By what candidates for a free slot are ranked: the candidate's p, or the token's largest p. */
 typedef enum gln_fill_key { GLN_FILL_KEY_NEXT = 0, GLN_FILL_KEY_MAX } gln_fill_key_t;
 
+/* Which tokens intra-device rectification serves. */
 typedef enum gln_ir_tokens {
-    GLN_IR_TOKENS_AUTO = 0, /* none_left for k = 1, any_lost for k > 1 */
-    GLN_IR_TOKENS_NONE_LEFT,
-    GLN_IR_TOKENS_ANY_LOST
+    GLN_IR_TOKENS_AUTO = 0,  /* none_left for k = 1, any_lost for k > 1 */
+    GLN_IR_TOKENS_NONE_LEFT, /* those without any route */
+    GLN_IR_TOKENS_ANY_LOST   /* those that lost one */
 } gln_ir_tokens_t;
 
+/* The multiplicity m of p_h: k less the routes served, or k + 1 less them where FR is on. */
 typedef enum gln_ir_scale { GLN_IR_SCALE_K = 0, GLN_IR_SCALE_K_GATE } gln_ir_scale_t;
 
+/* Weights of a token's routes. */
 typedef enum gln_route_weight {
     GLN_WEIGHT_AUTO = 0,     /* the policy's: normalized, where it does not say otherwise */
     GLN_WEIGHT_P,            /* Switch: w = p; a rectified route counts m p_h */
@@ -47,22 +53,23 @@ typedef enum gln_route_weight {
     GLN_WEIGHT_NORMALIZED    /* over the routes served */
 } gln_route_weight_t;
 
+/* What a router does. */
 typedef struct gln_router_options {
-    gln_policy_t policy;
-    int k;                  /* routes per token, 1 .. E */
-    double capacity_factor; /* infinity: dropless (C = T) */
-    int min_capacity;       /* slots per (domain, expert) at least */
-    gln_priority_t priority;
-    int fill; /* FR on */
-    gln_fill_key_t fill_key;
-    int fill_rank; /* the candidate is the token's r-th expert, r >= k+1; 0: k+1 */
-    int rectify;   /* IR on */
-    gln_ir_tokens_t ir_tokens;
-    int ir_exclude;      /* the best local expert not already serving the token */
-    int64_t ir_capacity; /* rectified rows per local expert and domain; 0: no limit */
-    int ir_scope;        /* domains whose experts are "local", contains the own one; 0: 1 */
-    gln_ir_scale_t ir_scale;
-    gln_route_weight_t weight;
+    gln_policy_t policy;       /* how experts are chosen */
+    int k;                     /* routes per token, 1 .. E */
+    double capacity_factor;    /* infinity: dropless (C = T) */
+    int min_capacity;          /* slots per (domain, expert) at least */
+    gln_priority_t priority;   /* who is served first */
+    int fill;                  /* FR on */
+    gln_fill_key_t fill_key;   /* who gets a free slot */
+    int fill_rank;             /* the candidate is the token's r-th expert, r >= k+1; 0: k+1 */
+    int rectify;               /* IR on */
+    gln_ir_tokens_t ir_tokens; /* which tokens */
+    int ir_exclude;            /* the best local expert not already serving the token */
+    int64_t ir_capacity;       /* rectified rows per local expert and domain; 0: no limit */
+    int ir_scope;              /* domains whose experts are "local", contains the own one; 0: 1 */
+    gln_ir_scale_t ir_scale;   /* how much its p counts */
+    gln_route_weight_t weight; /* of a token's routes */
     int attached;        /* 1: the denominator of the weights gets gradient too; -1: it does not */
     double balance_coef; /* Switch: balance_coef * E * sum_e f_e P_e, see gln_plan_balance */
     double z_coef;       /* z_coef * mean_t logsumexp(logits[t])^2 */
@@ -73,6 +80,7 @@ typedef struct gln_router_options {
     double sinkhorn_tolerance; /* sinkhorn: stop when the mean change is at most this; 0: 1e-4 */
 } gln_router_options_t;
 
+/* Sizes of what is routed. */
 typedef struct gln_router_shape {
     int64_t tokens; /* T of one domain; >= 0 */
     int experts;    /* E >= 1 */
@@ -83,10 +91,11 @@ typedef struct gln_router_shape {
 } gln_router_shape_t;
 
 /* ---- the plan ------------------------------------------------------------------------------ */
+/* How a route came about. */
 typedef enum gln_route_kind {
-    GLN_ROUTE_TOPK = 0,
-    GLN_ROUTE_FILLED = 1,
-    GLN_ROUTE_RECTIFIED = 2
+    GLN_ROUTE_TOPK = 0,     /* a choice that found a slot */
+    GLN_ROUTE_FILLED = 1,   /* FR */
+    GLN_ROUTE_RECTIFIED = 2 /* IR */
 } gln_route_kind_t;
 
 /* Values of token_route below 0: no route. */
@@ -99,7 +108,7 @@ enum { GLN_ROUTE_NONE = -1, GLN_ROUTE_DECLINED = -2 /* a draw decided against it
  * candidate; expanded_drop: its local experts). With expert_choice only routes are entries.
  * Arrays are owned by the plan; sizes are bounds fixed at open. */
 typedef struct gln_plan {
-    gln_policy_t policy;
+    gln_policy_t policy;    /* of the router */
     int64_t tokens;         /* T */
     int experts, k;         /* E, K */
     int64_t capacity;       /* C of this step */
@@ -131,11 +140,13 @@ typedef struct gln_plan {
     double balance_loss;   /* E * sum_e f_e P_e, without its coefficient; 1 at perfect balance */
     double z_loss;         /* mean_t lse^2, without its coefficient */
     gln_ledger_t ledger;   /* sent_rows is left 0: moe/ fills it */
-    gln_arena_t arena;
+    gln_arena_t arena;     /* memory of all of it */
 } gln_plan_t;
 
+/* A router: options, scratch, and the bias of policies that have one. */
 typedef struct gln_router gln_router_t;
 
+/* One domain, one step. */
 typedef struct gln_route_input {
     const void *logits; /* [T, E] acc, borrowed during the call */
     int scores_given;   /* 1: logits holds p itself, which is used as it is: the softmax (each in
@@ -148,12 +159,12 @@ typedef struct gln_route_input {
     const int32_t *expert_at; /* [E] the expert at every place, domain by domain, ascending within
                                  one; a permutation, borrowed during the call. NULL: expert i at
                                  place i. Says who is local; nothing else hangs on it */
-    uint64_t seed;
-    int64_t step;
-    int layer;
-    double capacity_factor; /* 0: that of the options */
-    int skip_fill;          /* 1: this call goes without FR (schedules) */
-    int skip_rectify;       /* 1: this call goes without IR */
+    uint64_t seed;            /* keys the draws */
+    int64_t step;             /* keys the draws */
+    int layer;                /* keys the draws */
+    double capacity_factor;   /* 0: that of the options */
+    int skip_fill;            /* 1: this call goes without FR (schedules) */
+    int skip_rectify;         /* 1: this call goes without IR */
 } gln_route_input_t;
 
 /** "topk", "switch", ...; NULL if policy is none. Static storage. */
@@ -184,6 +195,7 @@ int64_t gln_router_capacity(const gln_router_t *router, double capacity_factor);
 int64_t gln_router_routes_max(const gln_router_t *router);       /* slot routes of a domain */
 int64_t gln_router_rect_max(const gln_router_t *router);         /* rectified rows of a domain */
 int64_t gln_router_token_routes_max(const gln_router_t *router); /* slot routes of one token */
+/** The largest capacity factor it may be asked for. */
 double gln_router_capacity_factor_max(const gln_router_t *router);
 
 /** Bytes that a router holds beside the struct itself. */

@@ -1,5 +1,6 @@
 /* moe/layer.h: what the passes promise beside the right numbers: accumulation, sharing of a
  * workspace, the order of calls, errors, ledger, traffic, sizes. */
+#include "kernels/kernels.h"
 #include "test_layer_world.h"
 
 static world_options_t options_of(int domains, int groups, int k)
