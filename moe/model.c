@@ -458,6 +458,7 @@ gln_status_t gln_model_run(gln_model_t *m, const gln_model_call_t *call, gln_mod
     if (status == GLN_OK && call->backward) status = gln_model_backward(m, call);
     if (status == GLN_OK) status = reduce_losses(m, call, &r);
     if (status == GLN_OK) status = reduce_ledgers(m, &r);
+    gln_step_lap(m->times, GLN_STEP_LOSS);
     if (status != GLN_OK) return status;
     *result = r;
     return GLN_OK;
@@ -506,13 +507,31 @@ gln_ledger_t gln_model_layer_ledger(const gln_model_t *m, int index)
     return gln_layer_ledger(layer);
 }
 
+void gln_model_set_times(gln_model_t *m, gln_step_times_t *times)
+{
+    m->times = times;
+}
+
+void gln_model_lap_layer(gln_model_t *m, const gln_layer_t *layer, const gln_layer_times_t *before)
+{
+    if (!m->times) return;
+    const gln_layer_times_t t = gln_layer_times(layer);
+    double *seconds = m->times->seconds;
+    seconds[GLN_STEP_ROUTER] += t.router - before->router;
+    seconds[GLN_STEP_EXCHANGE] += t.exchange - before->exchange;
+    seconds[GLN_STEP_EXPERTS] += t.gemm - before->gemm;
+    seconds[GLN_STEP_ACTIVATION] += t.activation - before->activation;
+    seconds[GLN_STEP_MOVE] += t.move - t.activation - (before->move - before->activation);
+    gln_step_skip(m->times);
+}
+
 gln_layer_times_t gln_model_times(const gln_model_t *m)
 {
     gln_layer_times_t sum = {0};
     for (int i = 0; i < m->moe_layers; i++) {
         gln_layer_times_t t = gln_layer_times(moe_layer(m, i));
         sum.router += t.router, sum.exchange += t.exchange, sum.gemm += t.gemm;
-        sum.move += t.move, sum.total += t.total;
+        sum.move += t.move, sum.activation += t.activation, sum.total += t.total;
         sum.flight += t.flight, sum.hidden += t.hidden;
     }
     return sum;

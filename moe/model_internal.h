@@ -56,6 +56,7 @@ struct gln_model {
     int has_bias;  /* the router of this model uses the bias parameters */
     int64_t *load; /* [moe_layers, E] choices since the last reset; with has_bias */
     float *bias;   /* [E] scratch */
+    gln_step_times_t *times; /* NULL: not measured */
     gln_arena_t arena;
 };
 
@@ -76,6 +77,9 @@ gln_attention_t gln_model_attention(const gln_model_t *m, const block_t *b);
 
 /* The bias parameter of a block into its layer's router. */
 gln_status_t gln_model_load_bias(gln_model_t *m, const block_t *b);
+
+/* Time of a MoE layer since the last lap, by its own laps. @param before its times then */
+void gln_model_lap_layer(gln_model_t *m, const gln_layer_t *layer, const gln_layer_times_t *before);
 
 gln_status_t gln_model_forward(gln_model_t *m, const gln_model_call_t *call);
 gln_status_t gln_model_backward(gln_model_t *m, const gln_model_call_t *call);
