@@ -10,6 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Vocabulary 32000, H 512, two threads, bf16: the head's products reach 0.34 of a large product's
+ * rate in chunks of 32 rows, 0.69 at 256, 0.84 at 512, 0.98 at 1024. */
+enum { HEAD_ROWS_MIN = 1024 };
+
 static gln_status_t check_options(const gln_model_options_t *o, int64_t sequences)
 {
     if (o->vocabulary < 2 || o->hidden < 1 || o->layers < 1 || o->heads < 1 || o->kv_heads < 1 ||
@@ -277,10 +281,11 @@ gln_status_t gln_model_open(const gln_parallel_t *parallel, gln_kernels_t *kerne
     m->tokens = sequences * m->o.sequence;
     m->rows = m->tokens * parallel->local_domains;
     m->qkv_width = ((int64_t)m->o.heads + 2 * m->o.kv_heads) * m->o.head_dim;
-    /* about 4 MiB of logits at a time, by the sizes of a domain alone: the order of sums hangs on
-     * it */
+    /* rows of logits at a time: about 4 MiB of them, but at least so many rows that reading the
+     * weight and adding to its gradient once per chunk stays a small part of the products. By the
+     * sizes of a domain alone: the order of sums hangs on it */
     m->chunk = (1 << 20) / m->o.vocabulary;
-    if (m->chunk < 16) m->chunk = 16;
+    if (m->chunk < HEAD_ROWS_MIN) m->chunk = HEAD_ROWS_MIN;
     if (m->chunk > m->tokens) m->chunk = m->tokens;
     status = open_parameters(m, weights);
     if (status != GLN_OK) goto close_model;
