@@ -167,7 +167,7 @@ static gln_status_t run_step(bench_t *b)
     double norm;
     gln_status_t status = GLN_OK;
     gln_step_skip(&b->times);
-    gln_params_zero_grad(gln_model_params(b->model));
+    gln_params_zero_dense_grad(gln_model_params(b->model));
     gln_step_lap(&b->times, GLN_STEP_ZERO);
     gln_model_reset_load(b->model);
     memset(&b->ledger, 0, sizeof b->ledger);
@@ -178,6 +178,7 @@ static gln_status_t run_step(bench_t *b)
             .seed = 1,
             .step = b->steps * run->train.accumulation + i,
             .backward = 1,
+            .overwrite = i == 0,
             .loss_scale = 1.0 / (double)(run->train.batch * run->model.sequence),
             .aux_scale = 1.0 / ((double)b->parallel.domains * (double)run->train.accumulation)};
         gln_model_result_t one;

@@ -74,6 +74,7 @@ typedef struct gln_model_call {
     uint64_t seed;
     int64_t step;
     int backward;      /* 1: gradients += (needs training = 1) */
+    int overwrite;     /* 1: the experts' gradients = instead: no need to zero them before */
     double loss_scale; /* factor on every token's loss gradient: 1 / tokens of the global batch */
     double aux_scale;  /* factor on the auxiliary losses: 1 / (domains * micro-batches) */
     double capacity_factor; /* 0: the router's */

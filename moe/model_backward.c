@@ -3,8 +3,6 @@
  * rows whatever the rank count. */
 #include "moe/model_internal.h"
 
-#include <string.h>
-
 /* dW[domain] += X^T dY over that domain's rows, for every local domain. */
 static gln_status_t weight_gradient(gln_model_t *m, int weight, const void *x, int64_t in,
                                     const void *dy, int64_t out)
@@ -91,7 +89,7 @@ static gln_status_t dense_backward(gln_model_t *m, block_t *b)
 static gln_status_t feed_forward_backward(gln_model_t *m, block_t *b, const gln_model_call_t *call)
 {
     gln_status_t status = GLN_OK;
-    memset(m->dnorm, 0, (size_t)(m->rows * m->o.hidden) * gln_dtype_bytes(m->k->dtype));
+    gln_model_copy(m, NULL, m->dnorm);
     gln_step_lap(m->times, GLN_STEP_RESIDUAL);
     if (b->layer) {
         const gln_layer_weights_t weights = gln_model_layer_weights(m, b);
@@ -103,6 +101,7 @@ static gln_status_t feed_forward_backward(gln_model_t *m, block_t *b, const gln_
         }
         const gln_layer_gradients_t gradients = {
             .gate = m->gate_grad, .gate_up = m->gate_up_grad, .down = m->down_grad};
+        gln_layer_set_overwrite(b->layer, call->overwrite);
         const gln_layer_times_t before = gln_layer_times(b->layer);
         status =
             gln_layer_backward(b->layer, &weights, m->dx, call->aux_scale, m->dnorm, &gradients);
@@ -154,7 +153,7 @@ gln_status_t gln_model_backward(gln_model_t *m, const gln_model_call_t *call)
 {
     const int64_t h = m->o.hidden;
     /* gln_model_loss left the gradient of the last norm's output in dnorm */
-    memset(m->dx, 0, (size_t)(m->rows * h) * gln_dtype_bytes(m->k->dtype));
+    gln_model_copy(m, NULL, m->dx);
     gln_step_lap(m->times, GLN_STEP_RESIDUAL);
     gln_status_t status = norm_backward(m, m->norm, m->last, m->last_rstd);
     gln_step_lap(m->times, GLN_STEP_NORMS);

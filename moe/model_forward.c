@@ -6,6 +6,32 @@
 
 #include <string.h>
 
+typedef struct copy_run {
+    const char *from; /* NULL: zeros */
+    char *to;
+    size_t bytes;
+} copy_run_t;
+
+enum { COPY_BYTES = 1 << 18 }; /* of a task */
+
+static void copy_task(void *ctx, int task, int worker)
+{
+    const copy_run_t *run = ctx;
+    const size_t first = (size_t)task * COPY_BYTES, rest = run->bytes - first;
+    const size_t bytes = rest < COPY_BYTES ? rest : COPY_BYTES;
+    (void)worker;
+    if (run->from)
+        memcpy(run->to + first, run->from + first, bytes);
+    else
+        memset(run->to + first, 0, bytes);
+}
+
+void gln_model_copy(gln_model_t *m, const void *from, void *to)
+{
+    copy_run_t run = {from, to, (size_t)(m->rows * m->o.hidden) * gln_dtype_bytes(m->k->dtype)};
+    gln_pool_run(m->k->pool, (int)((run.bytes + COPY_BYTES - 1) / COPY_BYTES), copy_task, &run);
+}
+
 gln_status_t gln_model_project(gln_model_t *m, const void *a, int64_t in, int weight, int64_t out,
                                void *c, int accumulate)
 {
@@ -52,7 +78,6 @@ gln_attention_t gln_model_attention(const gln_model_t *m, const block_t *b)
 
 static gln_status_t attention(gln_model_t *m, block_t *b)
 {
-    const size_t row_bytes = (size_t)m->o.hidden * gln_dtype_bytes(m->k->dtype);
     const int64_t heads_width = (int64_t)m->o.heads * m->o.head_dim;
     gln_status_t status = norm(m, b->x, b->attn_norm, b->attn_in, b->attn_rstd);
     gln_step_lap(m->times, GLN_STEP_NORMS);
@@ -74,7 +99,7 @@ static gln_status_t attention(gln_model_t *m, block_t *b)
     status = m->k->ops->attention(m->k, &args);
     gln_step_lap(m->times, GLN_STEP_ATTENTION);
     if (status != GLN_OK) return status;
-    memcpy(b->mid, b->x, (size_t)m->rows * row_bytes);
+    gln_model_copy(m, b->x, b->mid);
     gln_step_lap(m->times, GLN_STEP_RESIDUAL);
     status = gln_model_project(m, b->attn_out, heads_width, b->out, m->o.hidden, b->mid, 1);
     gln_step_lap(m->times, GLN_STEP_PROJECTIONS);
@@ -121,7 +146,7 @@ static gln_status_t feed_forward(gln_model_t *m, block_t *b, const gln_model_cal
         if (status != GLN_OK) return status;
         status = m->k->ops->add(m->k, elements, b->mid, next);
     } else {
-        memcpy(next, b->mid, (size_t)elements * gln_dtype_bytes(m->k->dtype));
+        gln_model_copy(m, b->mid, next);
     }
     gln_step_lap(m->times, GLN_STEP_RESIDUAL);
     if (status == GLN_OK && b->dense_gate_up >= 0) status = dense(m, b, next);

@@ -72,6 +72,9 @@ gln_layer_weights_t gln_model_layer_weights(const gln_model_t *m, const block_t 
 gln_status_t gln_model_project(gln_model_t *m, const void *a, int64_t in, int weight, int64_t out,
                                void *c, int accumulate);
 
+/* [N, H] on all threads. @param from NULL: zeros */
+void gln_model_copy(gln_model_t *m, const void *from, void *to);
+
 /* Arguments of a block's attention, over its kept activations. */
 gln_attention_t gln_model_attention(const gln_model_t *m, const block_t *b);
 
