@@ -61,6 +61,15 @@ static const gln_command_t commands[] = {
      COMMON | BIT(SET) | BIT(JSON) | BIT(TOKENS) | BIT(REPEAT) | BIT(GEMM) | BIT(LOGITS) |
          BIT(TENSOR),
      0, 1, 0, gln_command_bench_layer},
+    {"bench step", "[RUN.yaml]", "time a whole training step, part by part",
+     "Times a training step (forward, backward, gradients summed, AdamW) of the run's model on "
+     "random\n"
+     "tokens, against a plain matrix product measured in turn in the same run, and prints where "
+     "the time\n"
+     "went. Without a run file 4 blocks, hidden 512, sequence 1024, expert_hidden 1024, 8 experts, "
+     "top-2,\n"
+     "four sequences a rank. docs/performance.md explains the figures.\n",
+     COMMON | BIT(SET) | BIT(JSON) | BIT(REPEAT) | BIT(GEMM), 0, 1, 0, gln_command_bench_step},
     {"bench gemm", "", "time the experts' matrix products in f32 and bf16",
      "Times the six matrix products of a layer's experts, forward and backward, as grouped calls "
      "over\n"

@@ -49,6 +49,7 @@ int gln_command_generate(const gln_arguments_t *arguments);
 int gln_command_waste(const gln_arguments_t *arguments);
 int gln_command_bench_gemm(const gln_arguments_t *arguments);
 int gln_command_bench_layer(const gln_arguments_t *arguments);
+int gln_command_bench_step(const gln_arguments_t *arguments);
 int gln_command_bench_exchange(const gln_arguments_t *arguments);
 int gln_command_bench_links(const gln_arguments_t *arguments);
 int gln_command_bench_router(const gln_arguments_t *arguments);

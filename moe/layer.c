@@ -199,7 +199,14 @@ double gln_layer_z_loss(const gln_layer_t *layer, int local_domain)
     return gln_layer_plan(layer, local_domain)->z_loss;
 }
 
+void gln_layer_set_overwrite(gln_layer_t *layer, int on)
+{
+    layer->overwrite = on;
+}
+
 gln_layer_times_t gln_layer_times(const gln_layer_t *layer)
 {
-    return layer->times;
+    gln_layer_times_t times = layer->times;
+    times.move += times.activation; /* laps of their own */
+    return times;
 }

@@ -126,6 +126,10 @@ gln_status_t gln_layer_backward(gln_layer_t *layer, const gln_layer_weights_t *w
                                 const void *dy, double aux_scale, void *dx,
                                 const gln_layer_gradients_t *gradients);
 
+/** From now on backward overwrites the experts' gradients (of experts without rows too) instead of
+ * adding to them, which saves setting them to zero first. The gate's are added to as ever. */
+void gln_layer_set_overwrite(gln_layer_t *layer, int on);
+
 /** The plan of local domain i after forward. Borrowed. */
 const gln_plan_t *gln_layer_plan(const gln_layer_t *layer, int local_domain);
 /** Ledger of this rank's domains in the last forward, sent_rows included. */
@@ -147,6 +151,7 @@ double gln_layer_z_loss(const gln_layer_t *layer, int local_domain);
  * exchange does while experts compute counts there. */
 typedef struct gln_layer_times {
     double router, exchange, gemm, move, total; /* phases, and from begin to end */
+    double activation;     /* SwiGLU, of move */
     double flight, hidden; /* rows under way; of it, while the rank computed (gln_exchange_times) */
 } gln_layer_times_t;
 /** The times of the last passes. */

@@ -56,7 +56,7 @@ static gln_status_t activation(gln_layer_t *layer, const expert_products_t *p,
     if (status == GLN_OK) status = gln_layer_multiply(layer, part, &p->dact);
     gln_layer_lap(mark, &layer->times.gemm);
     if (status == GLN_OK) status = gln_layer_swiglu_backward(layer, part);
-    gln_layer_lap(mark, &layer->times.move);
+    gln_layer_lap(mark, &layer->times.activation);
     return status;
 }
 
@@ -256,7 +256,7 @@ static gln_status_t run_gate(gln_layer_t *layer, const gln_layer_weights_t *weig
     gln_layer_lap(mark, &layer->times.router);
     if (status == GLN_OK) status = k->ops->gemm(k, gate_mode, w->items, p->local_domains);
     if (status == GLN_OK) status = k->ops->gemm(k, x_mode, &x_item, 1);
-    gln_layer_lap(mark, &layer->times.gemm);
+    gln_layer_lap(mark, &layer->times.router);
     return status;
 }
 

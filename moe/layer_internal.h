@@ -115,6 +115,7 @@ struct gln_layer {
     gln_layer_rows_t rows;
     const void *x; /* of the last forward that was asked to keep; NULL: backward may not run */
     gln_traffic_t traffic;
+    int overwrite; /* see gln_layer_set_overwrite */
     gln_layer_times_t times;
 };
 

@@ -261,13 +261,16 @@ gln_status_t gln_layer_multiply(gln_layer_t *layer, gln_layer_part_t part,
     const gln_parallel_t *parallel = layer->parallel;
     gln_gemm_t *items = layer->workspace->items;
     int count = 0, weight_gradient = p->form == GLN_GEMM_TN;
-    gln_gemm_mode_t mode = {
-        .form = p->form, .accumulate = weight_gradient, .c_acc = weight_gradient};
+    gln_gemm_mode_t mode = {.form = p->form,
+                            .accumulate = weight_gradient && !layer->overwrite,
+                            .c_acc = weight_gradient};
 
     GLN_ASSERT(!weight_gradient || part.which == GLN_PART_ALL);
     for (int i = part.first; i < part.last; ++i) {
         gln_layer_range_t ranges[2];
         int parts = instance_ranges(layer, part, i, ranges);
+        if (weight_gradient && parts == 0 && layer->overwrite) /* an empty sum */
+            ranges[parts++] = (gln_layer_range_t){0, 0};
         int domain = parallel->first_domain + i / parallel->per_domain;
         int64_t expert = domain % parallel->group_domains * parallel->per_domain +
                          i % parallel->per_domain - parallel->first_expert;

@@ -10,6 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Vocabulary 32000, H 512, two threads, bf16: the head's products reach 0.34 of a large product's
+ * rate in chunks of 32 rows, 0.69 at 256, 0.84 at 512, 0.98 at 1024. */
+enum { HEAD_ROWS_MIN = 1024 };
+
 static gln_status_t check_options(const gln_model_options_t *o, int64_t sequences)
 {
     if (o->vocabulary < 2 || o->hidden < 1 || o->layers < 1 || o->heads < 1 || o->kv_heads < 1 ||
@@ -277,10 +281,11 @@ gln_status_t gln_model_open(const gln_parallel_t *parallel, gln_kernels_t *kerne
     m->tokens = sequences * m->o.sequence;
     m->rows = m->tokens * parallel->local_domains;
     m->qkv_width = ((int64_t)m->o.heads + 2 * m->o.kv_heads) * m->o.head_dim;
-    /* about 4 MiB of logits at a time, by the sizes of a domain alone: the order of sums hangs on
-     * it */
+    /* rows of logits at a time: about 4 MiB of them, but at least so many rows that reading the
+     * weight and adding to its gradient once per chunk stays a small part of the products. By the
+     * sizes of a domain alone: the order of sums hangs on it */
     m->chunk = (1 << 20) / m->o.vocabulary;
-    if (m->chunk < 16) m->chunk = 16;
+    if (m->chunk < HEAD_ROWS_MIN) m->chunk = HEAD_ROWS_MIN;
     if (m->chunk > m->tokens) m->chunk = m->tokens;
     status = open_parameters(m, weights);
     if (status != GLN_OK) goto close_model;
@@ -458,6 +463,7 @@ gln_status_t gln_model_run(gln_model_t *m, const gln_model_call_t *call, gln_mod
     if (status == GLN_OK && call->backward) status = gln_model_backward(m, call);
     if (status == GLN_OK) status = reduce_losses(m, call, &r);
     if (status == GLN_OK) status = reduce_ledgers(m, &r);
+    gln_step_lap(m->times, GLN_STEP_LOSS);
     if (status != GLN_OK) return status;
     *result = r;
     return GLN_OK;
@@ -506,13 +512,31 @@ gln_ledger_t gln_model_layer_ledger(const gln_model_t *m, int index)
     return gln_layer_ledger(layer);
 }
 
+void gln_model_set_times(gln_model_t *m, gln_step_times_t *times)
+{
+    m->times = times;
+}
+
+void gln_model_lap_layer(gln_model_t *m, const gln_layer_t *layer, const gln_layer_times_t *before)
+{
+    if (!m->times) return;
+    const gln_layer_times_t t = gln_layer_times(layer);
+    double *seconds = m->times->seconds;
+    seconds[GLN_STEP_ROUTER] += t.router - before->router;
+    seconds[GLN_STEP_EXCHANGE] += t.exchange - before->exchange;
+    seconds[GLN_STEP_EXPERTS] += t.gemm - before->gemm;
+    seconds[GLN_STEP_ACTIVATION] += t.activation - before->activation;
+    seconds[GLN_STEP_MOVE] += t.move - t.activation - (before->move - before->activation);
+    gln_step_skip(m->times);
+}
+
 gln_layer_times_t gln_model_times(const gln_model_t *m)
 {
     gln_layer_times_t sum = {0};
     for (int i = 0; i < m->moe_layers; i++) {
         gln_layer_times_t t = gln_layer_times(moe_layer(m, i));
         sum.router += t.router, sum.exchange += t.exchange, sum.gemm += t.gemm;
-        sum.move += t.move, sum.total += t.total;
+        sum.move += t.move, sum.activation += t.activation, sum.total += t.total;
         sum.flight += t.flight, sum.hidden += t.hidden;
     }
     return sum;

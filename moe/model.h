@@ -7,6 +7,7 @@
 
 #include "moe/layer.h"
 #include "moe/params.h"
+#include "moe/step_times.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -73,6 +74,7 @@ typedef struct gln_model_call {
     uint64_t seed;
     int64_t step;
     int backward;      /* 1: gradients += (needs training = 1) */
+    int overwrite;     /* 1: the experts' gradients = instead: no need to zero them before */
     double loss_scale; /* factor on every token's loss gradient: 1 / tokens of the global batch */
     double aux_scale;  /* factor on the auxiliary losses: 1 / (domains * micro-batches) */
     double capacity_factor; /* 0: the router's */
@@ -109,6 +111,9 @@ int gln_model_moe_layer_index(const gln_model_t *model, int moe_layer);
 /** Number of MoE layers, and ledger of one of them over this rank's domains in the last call. */
 int gln_model_moe_layers(const gln_model_t *model);
 gln_ledger_t gln_model_layer_ledger(const gln_model_t *model, int moe_layer);
+/** From now on calls add to a stopwatch, borrowed until close or until another is set; NULL: none.
+ */
+void gln_model_set_times(gln_model_t *model, gln_step_times_t *times);
 /** Phase times of all MoE layers in the last call. */
 gln_layer_times_t gln_model_times(const gln_model_t *model);
 

@@ -3,8 +3,6 @@
  * rows whatever the rank count. */
 #include "moe/model_internal.h"
 
-#include <string.h>
-
 /* dW[domain] += X^T dY over that domain's rows, for every local domain. */
 static gln_status_t weight_gradient(gln_model_t *m, int weight, const void *x, int64_t in,
                                     const void *dy, int64_t out)
@@ -69,6 +67,7 @@ static gln_status_t dense_backward(gln_model_t *m, block_t *b)
 {
     const int64_t f = b->dense_hidden, h = m->o.hidden;
     gln_status_t status = input_gradient(m, m->dx, h, b->dense_down, f, m->dense_dact, 0);
+    gln_step_lap(m->times, GLN_STEP_DENSE);
     if (status != GLN_OK) return status;
     status = m->k->ops->swiglu_backward(m->k, &(gln_swiglu_backward_t){.n = m->rows,
                                                                        .f = f,
@@ -76,18 +75,22 @@ static gln_status_t dense_backward(gln_model_t *m, block_t *b)
                                                                        .hgu = b->dense_hgu,
                                                                        .dhgu = m->dense_dhgu,
                                                                        .act_w = m->dense_act_w});
+    gln_step_lap(m->times, GLN_STEP_ACTIVATION);
     if (status != GLN_OK) return status;
     status = weight_gradient(m, b->dense_down, m->dense_act_w, f, m->dx, h);
     if (status != GLN_OK) return status;
     status = weight_gradient(m, b->dense_gate_up, b->ffn_in, h, m->dense_dhgu, 2 * f);
     if (status != GLN_OK) return status;
-    return input_gradient(m, m->dense_dhgu, 2 * f, b->dense_gate_up, h, m->dnorm, 1);
+    status = input_gradient(m, m->dense_dhgu, 2 * f, b->dense_gate_up, h, m->dnorm, 1);
+    gln_step_lap(m->times, GLN_STEP_DENSE);
+    return status;
 }
 
 static gln_status_t feed_forward_backward(gln_model_t *m, block_t *b, const gln_model_call_t *call)
 {
     gln_status_t status = GLN_OK;
-    memset(m->dnorm, 0, (size_t)(m->rows * m->o.hidden) * gln_dtype_bytes(m->k->dtype));
+    gln_model_copy(m, NULL, m->dnorm);
+    gln_step_lap(m->times, GLN_STEP_RESIDUAL);
     if (b->layer) {
         const gln_layer_weights_t weights = gln_model_layer_weights(m, b);
         for (int d = 0; d < m->parallel->local_domains; d++)
@@ -98,12 +101,17 @@ static gln_status_t feed_forward_backward(gln_model_t *m, block_t *b, const gln_
         }
         const gln_layer_gradients_t gradients = {
             .gate = m->gate_grad, .gate_up = m->gate_up_grad, .down = m->down_grad};
+        gln_layer_set_overwrite(b->layer, call->overwrite);
+        const gln_layer_times_t before = gln_layer_times(b->layer);
         status =
             gln_layer_backward(b->layer, &weights, m->dx, call->aux_scale, m->dnorm, &gradients);
+        gln_model_lap_layer(m, b->layer, &before);
     }
     if (status == GLN_OK && b->dense_gate_up >= 0) status = dense_backward(m, b);
     if (status != GLN_OK) return status;
-    return norm_backward(m, b->ffn_norm, b->mid, b->ffn_rstd);
+    status = norm_backward(m, b->ffn_norm, b->mid, b->ffn_rstd);
+    gln_step_lap(m->times, GLN_STEP_NORMS);
+    return status;
 }
 
 static gln_status_t attention_backward(gln_model_t *m, block_t *b)
@@ -114,10 +122,12 @@ static gln_status_t attention_backward(gln_model_t *m, block_t *b)
     gln_status_t status = weight_gradient(m, b->out, b->attn_out, width, m->dx, h);
     if (status != GLN_OK) return status;
     status = input_gradient(m, m->dx, h, b->out, width, m->dattn, 0);
+    gln_step_lap(m->times, GLN_STEP_PROJECTIONS);
     if (status != GLN_OK) return status;
     const gln_attention_backward_t args = {
         .forward = gln_model_attention(m, b), .dout = m->dattn, .dq = m->dqkv, .dk = dk, .dv = dv};
     status = m->k->ops->attention_backward(m->k, &args);
+    gln_step_lap(m->times, GLN_STEP_ATTENTION);
     if (status != GLN_OK) return status;
     status = m->k->ops->rope(m->k, &(gln_rope_t){.n = m->rows,
                                                  .s = m->o.sequence,
@@ -127,20 +137,26 @@ static gln_status_t attention_backward(gln_model_t *m, block_t *b)
                                                  .ldx = m->qkv_width,
                                                  .theta = m->o.rope_theta,
                                                  .inverse = 1});
+    gln_step_lap(m->times, GLN_STEP_ROPE);
     if (status != GLN_OK) return status;
     status = weight_gradient(m, b->qkv, b->attn_in, h, m->dqkv, m->qkv_width);
     if (status != GLN_OK) return status;
     status = input_gradient(m, m->dqkv, m->qkv_width, b->qkv, h, m->dnorm, 0);
+    gln_step_lap(m->times, GLN_STEP_PROJECTIONS);
     if (status != GLN_OK) return status;
-    return norm_backward(m, b->attn_norm, b->x, b->attn_rstd);
+    status = norm_backward(m, b->attn_norm, b->x, b->attn_rstd);
+    gln_step_lap(m->times, GLN_STEP_NORMS);
+    return status;
 }
 
 gln_status_t gln_model_backward(gln_model_t *m, const gln_model_call_t *call)
 {
     const int64_t h = m->o.hidden;
     /* gln_model_loss left the gradient of the last norm's output in dnorm */
-    memset(m->dx, 0, (size_t)(m->rows * h) * gln_dtype_bytes(m->k->dtype));
+    gln_model_copy(m, NULL, m->dx);
+    gln_step_lap(m->times, GLN_STEP_RESIDUAL);
     gln_status_t status = norm_backward(m, m->norm, m->last, m->last_rstd);
+    gln_step_lap(m->times, GLN_STEP_NORMS);
     for (int i = m->o.layers - 1; i >= 0 && status == GLN_OK; i--) {
         status = feed_forward_backward(m, &m->blocks[i], call);
         if (status == GLN_OK) status = attention_backward(m, &m->blocks[i]);
@@ -155,5 +171,6 @@ gln_status_t gln_model_backward(gln_model_t *m, const gln_model_call_t *call)
                                           .ids = call->ids + row,
                                           .dtable = gln_model_gradient(m, m->embed, d)});
     }
+    gln_step_lap(m->times, GLN_STEP_EMBEDDING);
     return status;
 }

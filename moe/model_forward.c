@@ -6,6 +6,32 @@
 
 #include <string.h>
 
+typedef struct copy_run {
+    const char *from; /* NULL: zeros */
+    char *to;
+    size_t bytes;
+} copy_run_t;
+
+enum { COPY_BYTES = 1 << 18 }; /* of a task */
+
+static void copy_task(void *ctx, int task, int worker)
+{
+    const copy_run_t *run = ctx;
+    const size_t first = (size_t)task * COPY_BYTES, rest = run->bytes - first;
+    const size_t bytes = rest < COPY_BYTES ? rest : COPY_BYTES;
+    (void)worker;
+    if (run->from)
+        memcpy(run->to + first, run->from + first, bytes);
+    else
+        memset(run->to + first, 0, bytes);
+}
+
+void gln_model_copy(gln_model_t *m, const void *from, void *to)
+{
+    copy_run_t run = {from, to, (size_t)(m->rows * m->o.hidden) * gln_dtype_bytes(m->k->dtype)};
+    gln_pool_run(m->k->pool, (int)((run.bytes + COPY_BYTES - 1) / COPY_BYTES), copy_task, &run);
+}
+
 gln_status_t gln_model_project(gln_model_t *m, const void *a, int64_t in, int weight, int64_t out,
                                void *c, int accumulate)
 {
@@ -52,11 +78,12 @@ gln_attention_t gln_model_attention(const gln_model_t *m, const block_t *b)
 
 static gln_status_t attention(gln_model_t *m, block_t *b)
 {
-    const size_t row_bytes = (size_t)m->o.hidden * gln_dtype_bytes(m->k->dtype);
     const int64_t heads_width = (int64_t)m->o.heads * m->o.head_dim;
     gln_status_t status = norm(m, b->x, b->attn_norm, b->attn_in, b->attn_rstd);
+    gln_step_lap(m->times, GLN_STEP_NORMS);
     if (status != GLN_OK) return status;
     status = gln_model_project(m, b->attn_in, m->o.hidden, b->qkv, m->qkv_width, b->qkv_rows, 0);
+    gln_step_lap(m->times, GLN_STEP_PROJECTIONS);
     if (status != GLN_OK) return status;
     /* q and k lie side by side: one rotation over heads + kv_heads */
     status = m->k->ops->rope(m->k, &(gln_rope_t){.n = m->rows,
@@ -66,12 +93,17 @@ static gln_status_t attention(gln_model_t *m, block_t *b)
                                                  .x = b->qkv_rows,
                                                  .ldx = m->qkv_width,
                                                  .theta = m->o.rope_theta});
+    gln_step_lap(m->times, GLN_STEP_ROPE);
     if (status != GLN_OK) return status;
     const gln_attention_t args = gln_model_attention(m, b);
     status = m->k->ops->attention(m->k, &args);
+    gln_step_lap(m->times, GLN_STEP_ATTENTION);
     if (status != GLN_OK) return status;
-    memcpy(b->mid, b->x, (size_t)m->rows * row_bytes);
-    return gln_model_project(m, b->attn_out, heads_width, b->out, m->o.hidden, b->mid, 1);
+    gln_model_copy(m, b->x, b->mid);
+    gln_step_lap(m->times, GLN_STEP_RESIDUAL);
+    status = gln_model_project(m, b->attn_out, heads_width, b->out, m->o.hidden, b->mid, 1);
+    gln_step_lap(m->times, GLN_STEP_PROJECTIONS);
+    return status;
 }
 
 /* next += down(swiglu(gate_up(ffn_in))) of the dense layer or the shared expert */
@@ -80,11 +112,15 @@ static gln_status_t dense(gln_model_t *m, block_t *b, void *next)
     const int64_t f = b->dense_hidden;
     gln_status_t status =
         gln_model_project(m, b->ffn_in, m->o.hidden, b->dense_gate_up, 2 * f, b->dense_hgu, 0);
+    gln_step_lap(m->times, GLN_STEP_DENSE);
     if (status != GLN_OK) return status;
     status = m->k->ops->swiglu(
         m->k, &(gln_swiglu_t){.n = m->rows, .f = f, .hgu = b->dense_hgu, .act = m->dense_act});
+    gln_step_lap(m->times, GLN_STEP_ACTIVATION);
     if (status != GLN_OK) return status;
-    return gln_model_project(m, m->dense_act, f, b->dense_down, m->o.hidden, next, 1);
+    status = gln_model_project(m, m->dense_act, f, b->dense_down, m->o.hidden, next, 1);
+    gln_step_lap(m->times, GLN_STEP_DENSE);
+    return status;
 }
 
 static gln_status_t feed_forward(gln_model_t *m, block_t *b, const gln_model_call_t *call,
@@ -92,6 +128,7 @@ static gln_status_t feed_forward(gln_model_t *m, block_t *b, const gln_model_cal
 {
     const int64_t elements = m->rows * m->o.hidden;
     gln_status_t status = norm(m, b->mid, b->ffn_norm, b->ffn_in, b->ffn_rstd);
+    gln_step_lap(m->times, GLN_STEP_NORMS);
     if (status != GLN_OK) return status;
     if (b->layer) {
         const gln_layer_weights_t weights = gln_model_layer_weights(m, b);
@@ -105,11 +142,13 @@ static gln_status_t feed_forward(gln_model_t *m, block_t *b, const gln_model_cal
         if (m->has_bias) status = gln_model_load_bias(m, b);
         if (status == GLN_OK)
             status = gln_layer_forward(b->layer, &weights, &step, b->ffn_in, next);
+        gln_model_lap_layer(m, b->layer, &(gln_layer_times_t){0});
         if (status != GLN_OK) return status;
         status = m->k->ops->add(m->k, elements, b->mid, next);
     } else {
-        memcpy(next, b->mid, (size_t)elements * gln_dtype_bytes(m->k->dtype));
+        gln_model_copy(m, b->mid, next);
     }
+    gln_step_lap(m->times, GLN_STEP_RESIDUAL);
     if (status == GLN_OK && b->dense_gate_up >= 0) status = dense(m, b, next);
     return status;
 }
@@ -123,6 +162,7 @@ gln_status_t gln_model_forward(gln_model_t *m, const gln_model_call_t *call)
                                               .table = gln_model_operand(m, m->embed),
                                               .ids = call->ids,
                                               .out = m->blocks[0].x});
+    gln_step_lap(m->times, GLN_STEP_EMBEDDING);
     float *logits = call->logits;
     for (int i = 0; i < m->o.layers && status == GLN_OK; i++) {
         block_t *b = &m->blocks[i];
@@ -132,7 +172,9 @@ gln_status_t gln_model_forward(gln_model_t *m, const gln_model_call_t *call)
         if (b->layer && logits) logits += m->rows * m->o.experts;
     }
     if (status != GLN_OK) return status;
-    return norm(m, m->last, m->norm, m->last_in, m->last_rstd);
+    status = norm(m, m->last, m->norm, m->last_in, m->last_rstd);
+    gln_step_lap(m->times, GLN_STEP_NORMS);
+    return status;
 }
 
 /* Gradients of the output projection for one chunk of one domain's rows: dW += X^T dlogits, dX =
@@ -182,6 +224,7 @@ gln_status_t gln_model_loss(gln_model_t *m, const gln_model_call_t *call)
                                      .ldc = v};
             gln_status_t status =
                 m->k->ops->gemm(m->k, (gln_gemm_mode_t){.form = GLN_GEMM_NN, .c_acc = 1}, &item, 1);
+            gln_step_lap(m->times, GLN_STEP_HEAD);
             if (status != GLN_OK) return status;
             status = m->k->ops->cross_entropy(
                 m->k, &(gln_cross_entropy_t){.n = n,
@@ -191,7 +234,9 @@ gln_status_t gln_model_loss(gln_model_t *m, const gln_model_call_t *call)
                                              .scale = call->loss_scale,
                                              .loss = gln_at(m->loss, row, m->k->acc),
                                              .dlogits = call->backward ? m->dlogits : NULL});
+            gln_step_lap(m->times, GLN_STEP_LOSS);
             if (status == GLN_OK && call->backward) status = head_backward(m, d, row, n);
+            gln_step_lap(m->times, GLN_STEP_HEAD);
             if (status != GLN_OK) return status;
         }
     }

@@ -57,6 +57,7 @@ struct gln_model {
     int has_bias;  /* the router of this model uses the bias parameters */
     int64_t *load; /* [moe_layers, E] choices since the last reset; with has_bias */
     float *bias;   /* [E] scratch */
+    gln_step_times_t *times; /* NULL: not measured */
     gln_arena_t arena;
 };
 
@@ -72,11 +73,17 @@ gln_layer_weights_t gln_model_layer_weights(const gln_model_t *m, const block_t 
 gln_status_t gln_model_project(gln_model_t *m, const void *a, int64_t in, int weight, int64_t out,
                                void *c, int accumulate);
 
+/* [N, H] on all threads. @param from NULL: zeros */
+void gln_model_copy(gln_model_t *m, const void *from, void *to);
+
 /* Arguments of a block's attention, over its kept activations. */
 gln_attention_t gln_model_attention(const gln_model_t *m, const block_t *b);
 
 /* The bias parameter of a block into its layer's router. */
 gln_status_t gln_model_load_bias(gln_model_t *m, const block_t *b);
+
+/* Time of a MoE layer since the last lap, by its own laps. @param before its times then */
+void gln_model_lap_layer(gln_model_t *m, const gln_layer_t *layer, const gln_layer_times_t *before);
 
 gln_status_t gln_model_forward(gln_model_t *m, const gln_model_call_t *call);
 gln_status_t gln_model_backward(gln_model_t *m, const gln_model_call_t *call);

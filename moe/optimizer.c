@@ -14,7 +14,8 @@ struct gln_optimizer {
     gln_params_t *params;
     gln_kernels_t *k;
     gln_optimizer_options_t o;
-    double *squares; /* [params->count] */
+    double *squares;         /* [params->count] */
+    gln_step_times_t *times; /* NULL: not measured */
 };
 
 double gln_optimizer_lr(const gln_optimizer_options_t *o, int64_t t)
@@ -49,6 +50,11 @@ void gln_optimizer_close(gln_optimizer_t *x)
     if (!x) return;
     free(x->squares);
     free(x);
+}
+
+void gln_optimizer_set_times(gln_optimizer_t *x, gln_step_times_t *times)
+{
+    x->times = times;
 }
 
 static gln_status_t reduce(gln_params_t *p)
@@ -122,7 +128,9 @@ gln_status_t gln_optimizer_step(gln_optimizer_t *x, int64_t t, double *grad_norm
     gln_params_t *p = x->params;
     double norm = 0;
     gln_status_t status = reduce(p);
+    gln_step_lap(x->times, GLN_STEP_SUM);
     if (status == GLN_OK) status = global_norm(x, &norm);
+    gln_step_lap(x->times, GLN_STEP_NORM);
     if (status != GLN_OK) return status;
     if (!isfinite(norm))
         return gln_fail(
@@ -144,6 +152,7 @@ gln_status_t gln_optimizer_step(gln_optimizer_t *x, int64_t t, double *grad_norm
         if (first->local && !first->state) status = update(x, first, count, t, scale);
         i = j;
     }
+    gln_step_lap(x->times, GLN_STEP_ADAMW);
     if (status == GLN_OK) *grad_norm = norm;
     return status;
 }

@@ -5,6 +5,7 @@
 
 #include "kernels/kernels.h"
 #include "moe/params.h"
+#include "moe/step_times.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -27,6 +28,9 @@ typedef struct gln_optimizer gln_optimizer_t;
 gln_status_t gln_optimizer_open(gln_params_t *params, gln_kernels_t *kernels,
                                 const gln_optimizer_options_t *options, gln_optimizer_t **out);
 void gln_optimizer_close(gln_optimizer_t *optimizer); /* takes NULL */
+
+/** As gln_model_set_times. */
+void gln_optimizer_set_times(gln_optimizer_t *optimizer, gln_step_times_t *times);
 
 /** Sum gradients over domains and replica groups in the fixed tree, clip, and step. COLLECTIVE;
  * allocates nothing. The gradients are consumed: zero them before the next accumulation.

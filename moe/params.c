@@ -223,14 +223,20 @@ void gln_params_init(gln_params_t *params, uint64_t seed)
     gln_params_round(params);
 }
 
+void gln_params_zero_dense_grad(gln_params_t *params)
+{
+    if (!params->dense_grad || !params->dense_count) return;
+    for (int i = 0; i < params->parallel->local_domains; i++)
+        memset(params->dense_grad[i], 0,
+               (size_t)params->dense_count * gln_dtype_bytes(params->acc));
+}
+
 void gln_params_zero_grad(gln_params_t *params)
 {
     const gln_parallel_t *p = params->parallel;
     size_t bytes = gln_dtype_bytes(params->acc);
     if (!params->dense_grad) return; /* not for training */
-    if (params->dense_count)
-        for (int i = 0; i < p->local_domains; i++)
-            memset(params->dense_grad[i], 0, (size_t)params->dense_count * bytes);
+    gln_params_zero_dense_grad(params);
     if (params->expert_count)
         for (int i = 0; i < p->local_groups; i++)
             memset(params->expert_grad[i], 0, (size_t)params->expert_count * bytes);

@@ -83,6 +83,8 @@ gln_status_t gln_params_commit(gln_params_t *params, int training);
 /** Normal(0, init_std) by counter: element j of parameter i is a function of (seed, i, j) alone. */
 void gln_params_init(gln_params_t *params, uint64_t seed);
 void gln_params_zero_grad(gln_params_t *params);
+/** Of the dense ones alone: for a caller whose next backward overwrites the experts'. */
+void gln_params_zero_dense_grad(gln_params_t *params);
 size_t gln_params_bytes(const gln_params_t *params);
 void gln_params_close(gln_params_t *params); /* takes NULL */
 

@@ -272,6 +272,7 @@ static gln_status_t run_micro_batches(gln_trainer_t *x, gln_step_report_t *r)
                                  .seed = (uint64_t)x->run.train.seed,
                                  .step = x->at * micro_batches + i,
                                  .backward = 1,
+                                 .overwrite = i == 0,
                                  .loss_scale = 1.0 / (double)tokens,
                                  .aux_scale =
                                      1.0 / ((double)x->parallel.domains * (double)micro_batches)};
@@ -302,7 +303,7 @@ gln_status_t gln_trainer_step(gln_trainer_t *x, gln_step_report_t *report)
         if (loaded != GLN_OK) return loaded;
     }
     gln_comm_set_step(x->comm, x->at + 1);
-    gln_params_zero_grad(gln_model_params(x->model));
+    gln_params_zero_dense_grad(gln_model_params(x->model));
     gln_model_reset_load(x->model);
     gln_status_t status = run_micro_batches(x, &r);
     if (status != GLN_OK) return status;

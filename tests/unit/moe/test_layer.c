@@ -281,6 +281,44 @@ Test(layer, all_tokens_to_one_expert)
         }
 }
 
+/* Nearly all tokens to one expert, so that some experts have no rows: theirs are overwritten too.
+ */
+Test(layer, overwrites_experts_gradients_where_told)
+{
+    world_options_t o = options_of(4, 2, 1);
+    o.router.capacity_factor = INFINITY;
+    world_t w;
+    world_open(&o, &w);
+    for (int64_t i = 0; i < w.x_count; ++i)
+        w.x[i] = fabs(w.x[i]) + 0.1;
+    for (int64_t h = 0; h < o.hidden; ++h)
+        for (int e = 0; e < o.experts; ++e)
+            w.gate[h * o.experts + e] = e == 5 ? 2.0 : 0.01 * e;
+    world_forward(&w, 1);
+    world_backward(&w, 1.0);
+    double *gate = copy_of(w.dgate[3], w.gate_count);
+    double *gate_up = copy_of(w.dgate_up[1], w.gate_up_count);
+    double *down = copy_of(w.ddown[0], w.down_count);
+    for (int g = 0; g < 2; ++g) {
+        memset(w.dgate_up[g], 0x41, (size_t)w.gate_up_count * sizeof(double));
+        memset(w.ddown[g], 0x41, (size_t)w.down_count * sizeof(double));
+    }
+    gln_layer_set_overwrite(w.layer, 1);
+    world_forward(&w, 1);
+    world_backward(&w, 1.0);
+    cr_expect_eq(down[0], 0.0, "expert 0 has rows");
+    cr_expect(same(gate_up, w.dgate_up[1], w.gate_up_count), "gate_up =");
+    cr_expect(same(down, w.ddown[0], w.down_count), "down =");
+    cr_expect(doubled(gate, w.dgate[3], w.gate_count), "gate +=");
+    gln_layer_set_overwrite(w.layer, 0);
+    world_forward(&w, 1);
+    world_backward(&w, 1.0);
+    cr_expect(doubled(gate_up, w.dgate_up[1], w.gate_up_count), "gate_up += again");
+    cr_expect(doubled(down, w.ddown[0], w.down_count), "down += again");
+    free(gate), free(gate_up), free(down);
+    world_close(&w);
+}
+
 /* Two layers with the same weights and input draw differently: who is served first hangs on the
  * index. */
 Test(layer, draws_hang_on_the_index_and_the_step)
