@@ -33,7 +33,7 @@ void gln_wait_begin(gln_comm_t *comm, const char *collective, gln_wait_t *wait)
     wait->comm = comm;
     wait->now_ns = wait->end_ns = wait->look_ns = wait->ask_ns = 0;
     wait->polls = 0;
-    comm->collective = collective;
+    comm->collective = comm->place->collective = collective;
     if (comm->roster) gln_roster_set_waiting(comm->roster, 1);
 }
 
@@ -47,6 +47,7 @@ void gln_wait_end(gln_comm_t *comm)
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC_COARSE, &now); /* some nanoseconds */
     __atomic_store_n(&met_ns, (int64_t)now.tv_sec * 1000000000 + now.tv_nsec, __ATOMIC_RELAXED);
+    comm->place->collective = NULL;
     if (!comm->roster) return;
     gln_roster_set_waiting(comm->roster, 0);
     comm->roster->asked_ns = 0;
@@ -67,6 +68,11 @@ void gln_comm_guard_begin(const gln_comm_t *comm, const char *operation)
 void gln_comm_guard_end(const gln_comm_t *comm)
 {
     if (guard.end && comm->timeout_ms > 0) guard.end(guard.ctx);
+}
+
+gln_comm_place_t *gln_comm_guard_place(void)
+{
+    return guard.place;
 }
 
 int gln_comm_guard_signals(void)
@@ -118,7 +124,7 @@ static void __attribute__((format(printf, 2, 3))) add(text_t *text, const char *
 
 static void add_place(text_t *text, const gln_comm_t *comm)
 {
-    const gln_place_t *place = comm->place;
+    const gln_comm_place_t *place = comm->place;
     add(text, "; operation %s", place->operation ? place->operation : comm->collective);
     if (place->layer >= 0) add(text, ", layer %d", place->layer);
     if (place->step > 0) add(text, ", step %lld", (long long)place->step);

@@ -98,7 +98,7 @@ class Trial:
             if not read("/proc/%s/cmdline" % pid).startswith(self.gleaner):
                 continue
             found = re.search(rb"(?:^|\0)OMPI_COMM_WORLD_RANK=(\d+)", read("/proc/%s/environ" % pid, True))
-            if found:
+            if found and read("/proc/%s/comm" % pid).strip() != "gleaner-keeper":
                 self.pids[int(found[1])] = int(pid)
         return len(self.pids) == self.ranks
 
