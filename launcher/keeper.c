@@ -13,7 +13,7 @@
  * Otherwise (Ctrl-C, a job that was suspended for a moment) ranks keep their two seconds.
  *
  * A rank that mpirun ends is not reported: the daemon signals whole process groups, so that its
- * signals are pending here, where all are blocked. */
+ * signals are pending here, where all are blocked. One that leaves by exit() is not either. */
 #include "launcher/keeper.h"
 
 #include <errno.h>
@@ -32,7 +32,19 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { LOOK_MS = 250, CLOSE_LOOK_MS = 25, ENDED_MS = 150, WAKE_MS = 100, HURRY_MS = 2500 };
+#ifndef SYS_close_range
+#define SYS_close_range 436 /* Linux 5.9; the same on all machines */
+#endif
+
+enum {
+    LOOK_MS = 250,
+    CLOSE_LOOK_MS = 25,
+    ENDED_MS = 150,  /* in which the launcher's signals would come, if it ended the rank */
+    WAKE_MS = 100,   /* for a rank that runs again to speak */
+    HURRY_MS = 2500, /* longer than both sleeps */
+    LEAVE_MS = 5000, /* for a rank that ends the job to end itself */
+    HANG_MS = 10000, /* for mpirun to end after a rank's death, and again after SIGTERM */
+};
 
 typedef struct shared {
     gln_comm_place_t place;
@@ -46,6 +58,7 @@ typedef struct keeper {
     int bell;           /* eventfd: look at `shared` */
     int64_t pid;        /* of the rank */
     int self, daemon;   /* pidfds of the rank and of its parent; daemon -1: not one of Open MPI's */
+    bool is_mpirun;     /* the daemon is the job's own: when it ends, the job has */
     bool alone;         /* no other rank on this host */
     int64_t stopped_ms; /* when the rank was first seen stopped; 0: it is not */
 } keeper_t;
@@ -87,12 +100,13 @@ static bool is_stopped(int64_t pid)
 }
 
 /* Only those whose sleep is known are hurried. */
-static bool is_daemon(pid_t pid)
+static bool is_daemon(pid_t pid, bool *is_mpirun)
 {
     char path[64], name[64] = "";
     snprintf(path, sizeof path, "/proc/%d/comm", (int)pid);
     if (read_file(path, name, sizeof name) <= 0) return false;
-    return !strcmp(name, "orted\n") || !strcmp(name, "mpirun\n") || !strcmp(name, "orterun\n");
+    *is_mpirun = !strcmp(name, "mpirun\n") || !strcmp(name, "orterun\n");
+    return *is_mpirun || !strcmp(name, "orted\n");
 }
 
 static bool ends_within(int process, int64_t ms)
@@ -140,6 +154,18 @@ static void report(const keeper_t *keeper)
     if (write(STDERR_FILENO, text, (size_t)used + 1) < 0) return; /* nobody reads any more */
 }
 
+/* Any job ends. A daemon that has missed a dead child finds it by SIGCHLD; an mpirun that hangs
+ * all the same (seen once, with 4.1.4 and AddressSanitizer) is ended. */
+static void see_to_the_end(const keeper_t *keeper)
+{
+    if (keeper->daemon < 0 || ends_within(keeper->daemon, HURRY_MS)) return;
+    syscall(SYS_pidfd_send_signal, keeper->daemon, SIGCHLD, NULL, 0);
+    if (!keeper->is_mpirun || ends_within(keeper->daemon, HANG_MS)) return;
+    syscall(SYS_pidfd_send_signal, keeper->daemon, SIGTERM, NULL, 0);
+    if (ends_within(keeper->daemon, HANG_MS)) return;
+    syscall(SYS_pidfd_send_signal, keeper->daemon, SIGKILL, NULL, 0);
+}
+
 /* The rank is dead. The launcher waits for stderr to close: that comes before all that takes time.
  */
 static void after_death(const keeper_t *keeper)
@@ -153,10 +179,8 @@ static void after_death(const keeper_t *keeper)
         if (!is_ended_by_launcher()) report(keeper);
     }
     close(STDERR_FILENO);
-    if (ending || keeper->alone)
-        hurry(keeper, -1);
-    else if (keeper->daemon >= 0)
-        ends_within(keeper->daemon, HURRY_MS); /* the name of the first is kept meanwhile */
+    if (ending || keeper->alone) hurry(keeper, -1);
+    see_to_the_end(keeper); /* the name of the first is kept meanwhile */
 }
 
 static void look_at_rank(keeper_t *keeper)
@@ -184,34 +208,44 @@ static void keep(keeper_t *keeper)
         if (!hurried && __atomic_load_n(&keeper->shared->ending, __ATOMIC_ACQUIRE)) {
             hurried = true;
             close(STDERR_FILENO);
-            hurry(keeper, -1);
+            hurry(keeper, keeper->self);
+            if (!ends_within(keeper->self, LEAVE_MS))
+                syscall(SYS_pidfd_send_signal, keeper->self, SIGKILL, NULL, 0);
         }
         look_at_rank(keeper);
     }
     after_death(keeper);
 }
 
+static void close_between(unsigned first, unsigned last)
+{
+    if (first <= last) syscall(SYS_close_range, first, last, 0U);
+}
+
 /* In the child: keep nothing of the rank but its stderr. */
 static void __attribute__((noreturn)) child(keeper_t *keeper)
 {
     const char *local = getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
-    int nothing = open("/dev/null", O_RDWR), own = dup2(keeper->bell, 3);
+    int nothing = open("/dev/null", O_RDWR);
     prctl(PR_SET_NAME, "gleaner-keeper");
     dup2(nothing, STDIN_FILENO);
     dup2(nothing, STDOUT_FILENO);
-    if (own == 3) syscall(SYS_close_range, 4U, ~0U, 0U);
-    keeper->bell = own;
+    unsigned bell_fd = (unsigned)keeper->bell, self_fd = (unsigned)keeper->self;
+    unsigned low = bell_fd < self_fd ? bell_fd : self_fd, high = bell_fd ^ self_fd ^ low;
+    close_between(3, low - 1);
+    close_between(low + 1, high - 1);
+    close_between(high + 1, ~0U);
     keeper->alone = local && atoi(local) == 1;
-    keeper->self = (int)syscall(SYS_pidfd_open, (pid_t)keeper->pid, 0);
-    keeper->daemon = is_daemon(launcher) ? (int)syscall(SYS_pidfd_open, launcher, 0) : -1;
-    /* the parent may have died before it could be watched */
-    if (keeper->self >= 0 && getppid() == (pid_t)keeper->pid) keep(keeper);
+    keeper->daemon =
+        is_daemon(launcher, &keeper->is_mpirun) ? (int)syscall(SYS_pidfd_open, launcher, 0) : -1;
+    keep(keeper);
     _exit(0);
 }
 
 void gln_keeper_open(int rank, int64_t timeout_ms)
 {
     sigset_t all, before;
+    if (bell >= 0) return;
     none = (shared_t){.place.layer = -1};
     launcher = getppid();
     if (!getenv("OMPI_COMM_WORLD_RANK") && !getenv("PMIX_RANK")) return;
@@ -223,9 +257,11 @@ void gln_keeper_open(int rank, int64_t timeout_ms)
     keeper.bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, &before);
-    pid_t made = keeper.bell < 0 ? -1 : fork();
+    keeper.self = (int)syscall(SYS_pidfd_open, getpid(), 0);
+    pid_t made = keeper.bell < 3 || keeper.self < 3 ? -1 : fork();
     if (made == 0) child(&keeper);
     sigprocmask(SIG_SETMASK, &before, NULL);
+    if (keeper.self >= 0) close(keeper.self);
     if (made < 0) {
         if (keeper.bell >= 0) close(keeper.bell);
         munmap(page, sizeof(shared_t));

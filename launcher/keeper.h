@@ -7,8 +7,9 @@
  *     gln_keeper_close();                the rank leaves in good order
  *
  * Without a launcher of MPI jobs, or memory for a process, there is none, and all calls do nothing.
- * It survives a SIGSTOP or SIGKILL of the rank, leaves with the rank (after a death at the latest
- * 2.7 s later), reads four times a second how its rank is, and holds nothing of it but stderr. */
+ * It survives a SIGSTOP or SIGKILL of the rank, leaves with the rank or, when that
+ * died, with the launcher (23 s later at the latest: a launcher that hangs is ended then), reads
+ * four times a second how its rank is, and holds nothing of it but stderr. */
 #ifndef GLN_LAUNCHER_KEEPER_H
 #define GLN_LAUNCHER_KEEPER_H
 
