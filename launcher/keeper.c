@@ -131,7 +131,7 @@ static bool is_ended_by_launcher(void)
 {
     sigset_t pending;
     return sigpending(&pending) == 0 &&
-           (sigismember(&pending, SIGCONT) || sigismember(&pending, SIGTERM));
+           sigismember(&pending, SIGTERM); /* SIGCONT may have met a dead one not yet reaped */
 }
 
 static void report(const keeper_t *keeper)
@@ -192,7 +192,7 @@ static void look_at_rank(keeper_t *keeper)
     }
     int64_t since = keeper->stopped_ms;
     keeper->stopped_ms = 0;
-    if (since == 0 || limit == 0 || now - since < limit - LOOK_MS) return;
+    if (since == 0 || limit == 0 || now - since < limit - 2 * LOOK_MS) return;
     if (ends_within(keeper->self, WAKE_MS)) return; /* it has a moment to speak */
     hurry(keeper, keeper->self);
 }

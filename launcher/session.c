@@ -108,13 +108,18 @@ void gln_session_forget(gln_session_t *session)
     session->message[0] = 0;
 }
 
+enum { SPEAKER_NS = 600000000 }; /* several times what a keeper takes */
+
 static void end_job(gln_session_t *session, gln_status_t status)
 {
     /* Without a message another rank has reported who is missing, and ends the job; so has the
      * keeper of a rank that died on this host. MPI_Abort would wait for a daemon that sleeps until
      * its processes are gone. Its sleep after the signal that woke this rank is cut short by a
-     * child that dies in it, not by one that died before (and by keepers). */
-    if (status == GLN_ERR_PEER && (!session->message[0] || !gln_keeper_is_first())) {
+     * child that dies in it, not by one that died before (and by keepers). Whoever speaks on this
+     * host is given the time to: at the end the daemon kills keepers too. */
+    bool first = status != GLN_ERR_PEER || gln_keeper_is_first();
+    if (status == GLN_ERR_PEER && (!session->message[0] || !first)) {
+        if (!first) nanosleep(&(struct timespec){.tv_nsec = SPEAKER_NS}, NULL);
         gln_keeper_ending();
         nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
         _Exit(GLN_EXIT_FAILED);
