@@ -75,6 +75,8 @@ static void guard_end(void *watch)
     gln_keeper_place()->collective = NULL;
 }
 
+static void catch_continue(void);
+
 gln_status_t gln_session_join(gln_session_t *session)
 {
     static const char operation[] = "start of MPI";
@@ -100,6 +102,7 @@ gln_status_t gln_session_join(gln_session_t *session)
     session->rank = gln_comm_rank(session->comm);
     session->ranks = gln_comm_size(session->comm);
     many_ranks = session->ranks > 1;
+    catch_continue();
     return GLN_OK;
 }
 
@@ -238,6 +241,15 @@ static void hear(int number)
     signals_heard = signals_heard + 1;
 }
 
+/* mpirun ends a job with SIGCONT and then SIGTERM: ranks that hold back leave at once. Also before
+ * a run is opened, when SIGTERM still ends a rank. */
+static void catch_continue(void)
+{
+    struct sigaction action = {.sa_handler = hear, .sa_flags = SA_RESTART};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGCONT, &action, NULL);
+}
+
 void gln_session_catch_signals(void)
 {
     struct sigaction action = {.sa_handler = ask_stop, .sa_flags = SA_RESTART};
@@ -245,9 +257,7 @@ void gln_session_catch_signals(void)
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGUSR1, &action, NULL);
-    /* mpirun ends a job with SIGCONT and then SIGTERM: ranks that hold back leave at once */
-    action.sa_handler = hear;
-    sigaction(SIGCONT, &action, NULL);
+    catch_continue();
     sigaction(SIGPIPE, &(struct sigaction){.sa_handler = SIG_IGN}, NULL);
 }
 
