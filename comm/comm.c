@@ -27,7 +27,7 @@ void gln_comm_set_up(gln_comm_t *comm, const gln_comm_ops_t *ops, int rank, int 
     comm->given_up = 0;
     comm->roster = NULL;
     comm->roster_rank = NULL;
-    comm->own_place = (gln_place_t){.layer = -1};
+    comm->own_place = (gln_comm_place_t){.layer = -1};
     comm->place = &comm->own_place;
     comm->links = NULL;
     comm->window_noticed = 0;

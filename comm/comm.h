@@ -53,6 +53,13 @@ void gln_comm_abort(gln_comm_t *comm, int exit_status) __attribute__((noreturn))
  * ranks. Inside MPI itself (MPI_Init, the making of communicators) there is no such bound: see
  * gln_comm_set_guard. */
 void gln_comm_set_timeout(gln_comm_t *comm, int64_t timeout_ms);
+/** Where the program is, for messages about ranks that do not arrive. */
+typedef struct gln_comm_place {
+    const char *operation;  /* static storage; NULL: the collective's own name */
+    const char *collective; /* in which this rank waits, static storage; NULL: in none */
+    int layer;              /* -1: none */
+    int64_t step;           /* 0: none */
+} gln_comm_place_t;
 /** What the program around can do where comm/ cannot. Bounds MPI's own making and freeing of
  * communicators and windows, where no wait can be ended: `begin` is called before it, `end` after
  * it, on the thread that calls MPI. */
@@ -61,6 +68,8 @@ typedef struct gln_comm_guard {
     void (*end)(void *ctx);                                              /* after */
     /* signals caught so far by which a daemon ends its ranks (SIGCONT, SIGTERM); NULL: not known */
     int (*signals)(void *ctx);
+    /* where communicators opened from now on keep their place, for others to see; NULL: inside */
+    gln_comm_place_t *place;
     void *ctx; /* handed to the functions */
 } gln_comm_guard_t;
 /** When a wait for other ranks has ended well in this process last, a sign that they live:

@@ -45,13 +45,6 @@ typedef struct gln_comm_ops {
     void (*close)(gln_comm_t *comm);
 } gln_comm_ops_t;
 
-/* Where the program is, for messages about ranks that do not arrive. */
-typedef struct gln_place {
-    const char *operation; /* static storage; NULL: the collective's own name */
-    int layer;             /* -1: none */
-    int64_t step;          /* 0: none */
-} gln_place_t;
-
 typedef struct gln_roster gln_roster_t; /* roster_internal.h */
 
 struct gln_comm {
@@ -64,14 +57,14 @@ struct gln_comm {
     size_t tree_small_bytes; /* tree sum: recursive doubling up to here */
     void *scratch;           /* grown by gln_comm_scratch */
     size_t scratch_bytes;
-    int64_t timeout_ms;     /* 0: waits have no end */
-    const char *collective; /* that this rank entered last */
-    int given_up;           /* a wait was: good for abort and close only */
-    int batch;              /* 0 or 1, noted with messages that are started; see ops->settled */
-    gln_roster_t *roster;   /* of the job; NULL: there is nobody to miss */
-    const int *roster_rank; /* [P] rank in the roster of every rank here; NULL: the same */
-    gln_place_t *place;     /* the roster's, else own_place */
-    gln_place_t own_place;
+    int64_t timeout_ms;      /* 0: waits have no end */
+    const char *collective;  /* that this rank entered last */
+    int given_up;            /* a wait was: good for abort and close only */
+    int batch;               /* 0 or 1, noted with messages that are started; see ops->settled */
+    gln_roster_t *roster;    /* of the job; NULL: there is nobody to miss */
+    const int *roster_rank;  /* [P] rank in the roster of every rank here; NULL: the same */
+    gln_comm_place_t *place; /* the roster's, else own_place */
+    gln_comm_place_t own_place;
     struct gln_links *links; /* links.h; NULL until asked for */
     int window_noticed;      /* it was said that windows cannot be had */
 };
@@ -116,6 +109,8 @@ void gln_comm_guard_begin(const gln_comm_t *comm, const char *operation);
 void gln_comm_guard_end(const gln_comm_t *comm);
 /** Signals so far that tell of the end of the job. */
 int gln_comm_guard_signals(void);
+/** NULL: none is given. */
+gln_comm_place_t *gln_comm_guard_place(void);
 
 /** Find out who is missing and report it. To be called inside a wait that is over; the communicator
  * is given up then.

@@ -493,7 +493,7 @@ static gln_status_t roster_join(mpi_comm_t *m, const gln_comm_t *parent)
         comm->roster_rank = m->world_ranks;
         comm->timeout_ms = parent->timeout_ms;
     }
-    if (status == GLN_OK) comm->place = &comm->roster->place;
+    if (status == GLN_OK) comm->place = comm->roster->shown;
     return status;
 }
 

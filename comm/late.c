@@ -33,7 +33,7 @@ void gln_wait_begin(gln_comm_t *comm, const char *collective, gln_wait_t *wait)
     wait->comm = comm;
     wait->now_ns = wait->end_ns = wait->look_ns = wait->ask_ns = 0;
     wait->polls = 0;
-    comm->collective = collective;
+    comm->collective = comm->place->collective = collective;
     if (comm->roster) gln_roster_set_waiting(comm->roster, 1);
 }
 
@@ -47,6 +47,7 @@ void gln_wait_end(gln_comm_t *comm)
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC_COARSE, &now); /* some nanoseconds */
     __atomic_store_n(&met_ns, (int64_t)now.tv_sec * 1000000000 + now.tv_nsec, __ATOMIC_RELAXED);
+    comm->place->collective = NULL;
     if (!comm->roster) return;
     gln_roster_set_waiting(comm->roster, 0);
     comm->roster->asked_ns = 0;
@@ -67,6 +68,11 @@ void gln_comm_guard_begin(const gln_comm_t *comm, const char *operation)
 void gln_comm_guard_end(const gln_comm_t *comm)
 {
     if (guard.end && comm->timeout_ms > 0) guard.end(guard.ctx);
+}
+
+gln_comm_place_t *gln_comm_guard_place(void)
+{
+    return guard.place;
 }
 
 int gln_comm_guard_signals(void)
@@ -118,7 +124,7 @@ static void __attribute__((format(printf, 2, 3))) add(text_t *text, const char *
 
 static void add_place(text_t *text, const gln_comm_t *comm)
 {
-    const gln_place_t *place = comm->place;
+    const gln_comm_place_t *place = comm->place;
     add(text, "; operation %s", place->operation ? place->operation : comm->collective);
     if (place->layer >= 0) add(text, ", layer %d", place->layer);
     if (place->step > 0) add(text, ", step %lld", (long long)place->step);
@@ -189,13 +195,15 @@ static int is_ahead(const gln_roster_t *r)
     return 1;
 }
 
-/* Fail with what another rank has reported. */
-static gln_status_t take_over(gln_roster_t *r, const text_t *text)
+/* Fail with what another rank has reported. After a signal, beyond the `signals` before, the job is
+ * being ended: there is nothing to wait for. */
+static gln_status_t take_over(gln_roster_t *r, const text_t *text, int signals)
 {
     char me[32];
     snprintf(me, sizeof me, "rank %d (host ", r->rank);
     /* one that is named was stopped and runs again only because the job is being ended */
-    if (!strstr(text->data, me)) gln_roster_rest(r, QUIET_NS);
+    if (!strstr(text->data, me) && gln_comm_guard_signals() == signals)
+        gln_roster_rest(r, QUIET_NS);
     gln_log_hold(1);
     gln_fail(GLN_ERR_PEER, "%s", text->data);
     gln_log_hold(0);
@@ -206,15 +214,17 @@ gln_status_t gln_comm_late(gln_comm_t *comm, const int *ranks, int count)
 {
     gln_roster_t *r = comm->roster;
     text_t text = {.used = 0};
+    int signals = gln_comm_guard_signals();
     comm->given_up = 1;
     if (!r)
         return gln_fail(GLN_ERR_PEER, "no rank arrived within %lld ms",
                         (long long)comm->timeout_ms);
     if (r->told) {
         memcpy(text.data, r->told_text, sizeof text.data);
-        return take_over(r, &text);
+        return take_over(r, &text, signals);
     }
-    if (gln_roster_verdict(r, NULL) && gln_roster_verdict(r, text.data)) return take_over(r, &text);
+    if (gln_roster_verdict(r, NULL) && gln_roster_verdict(r, text.data))
+        return take_over(r, &text, signals);
     int ending = gln_roster_ask(r, ASK_NS, AGAIN_NS);
     int chosen = choose(comm, ranks, count), gone = 0;
     for (int i = 0; i < r->size; i++)
@@ -226,8 +236,9 @@ gln_status_t gln_comm_late(gln_comm_t *comm, const int *ranks, int count)
         add(&text, " did not arrive within %lld ms", (long long)comm->timeout_ms);
     add_place(&text, comm);
     add_waiting(&text, r);
-    if (gln_roster_verdict(r, text.data)) return take_over(r, &text);
-    if (!is_ahead(r) && (ending || gln_roster_rest(r, HOLD_NS))) return take_over(r, &text);
+    if (gln_roster_verdict(r, text.data)) return take_over(r, &text, signals);
+    if (!is_ahead(r) && (ending || gln_roster_rest(r, HOLD_NS)))
+        return take_over(r, &text, signals);
     gln_roster_tell(r, text.data, TELL_NS);
     return gln_fail(GLN_ERR_PEER, "%s", text.data);
 }

@@ -336,6 +336,7 @@ static gln_roster_t *allocate(int rank, int size)
     r->rank = rank;
     r->size = size;
     r->place.layer = -1;
+    r->shown = gln_comm_guard_place() ? gln_comm_guard_place() : &r->place;
     r->node = calloc((size_t)size, sizeof *r->node);
     r->place_on_node = calloc((size_t)size, sizeof *r->place_on_node);
     r->cards = calloc((size_t)size, sizeof *r->cards);

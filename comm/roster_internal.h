@@ -47,7 +47,7 @@ struct gln_roster {
     int answers;                     /* that came since */
     int told;                        /* another node has told its verdict */
     char told_text[GLN_ROSTER_VERDICT_MAX];
-    gln_place_t place;
+    gln_comm_place_t place, *shown; /* `shown` is the guard's, else `place` */
 };
 
 /** COLLECTIVE. @param mpi_comm address of an MPI_Comm; @param nodes [P] node of every rank */

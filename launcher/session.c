@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "launcher/command.h"
+#include "launcher/keeper.h"
 #include "launcher/start_watch.h"
 #include <pthread.h>
 #include <signal.h>
@@ -64,31 +65,44 @@ static int guard_signals(void *watch)
 
 static void guard_begin(void *watch, const char *operation, int64_t timeout_ms)
 {
+    gln_keeper_place()->collective = operation;
     gln_start_watch_begin(operation, timeout_ms, watch);
 }
 
 static void guard_end(void *watch)
 {
     gln_start_watch_end(watch);
+    gln_keeper_place()->collective = NULL;
 }
+
+static void catch_continue(void);
 
 gln_status_t gln_session_join(gln_session_t *session)
 {
+    static const char operation[] = "start of MPI";
     gln_start_watch_t watch;
-    gln_start_watch_begin("start of MPI", start_ms(session), &watch);
+    gln_keeper_open(gln_session_environment_rank(), start_ms(session));
+    gln_keeper_place()->operation = operation;
+    gln_comm_set_guard(&(gln_comm_guard_t){guard_begin, guard_end, guard_signals,
+                                           gln_keeper_place(), &inside_mpi});
+    gln_start_watch_begin(operation, start_ms(session), &watch);
     gln_status_t status = gln_comm_open_world(&session->comm);
     gln_start_watch_end(&watch);
+    gln_keeper_place()->operation = NULL;
+    gln_keeper_set_timeout(session->timeout_ms);
     if (status != GLN_OK) {
         session->comm = NULL;
+        gln_keeper_close();
+        gln_comm_set_guard(NULL);
         speak(session, status);
         session->spoken = true;
         return status;
     }
     gln_comm_set_timeout(session->comm, session->timeout_ms);
-    gln_comm_set_guard(&(gln_comm_guard_t){guard_begin, guard_end, guard_signals, &inside_mpi});
     session->rank = gln_comm_rank(session->comm);
     session->ranks = gln_comm_size(session->comm);
     many_ranks = session->ranks > 1;
+    catch_continue();
     return GLN_OK;
 }
 
@@ -97,16 +111,24 @@ void gln_session_forget(gln_session_t *session)
     session->message[0] = 0;
 }
 
+enum { SPEAKER_NS = 600000000 }; /* several times what a keeper takes */
+
 static void end_job(gln_session_t *session, gln_status_t status)
 {
-    /* Without a message another rank has reported who is missing, and ends the job. MPI_Abort would
-     * wait for a daemon that sleeps until its processes are gone. Its sleep after the signal that
-     * woke this rank is cut short by a child that dies in it, not by one that died before. */
-    if (status == GLN_ERR_PEER && !session->message[0]) {
+    /* Without a message another rank has reported who is missing, and ends the job; so has the
+     * keeper of a rank that died on this host. MPI_Abort would wait for a daemon that sleeps until
+     * its processes are gone. Its sleep after the signal that woke this rank is cut short by a
+     * child that dies in it, not by one that died before (and by keepers). Whoever speaks on this
+     * host is given the time to: at the end the daemon kills keepers too. */
+    bool first = status != GLN_ERR_PEER || gln_keeper_is_first();
+    if (status == GLN_ERR_PEER && (!session->message[0] || !first)) {
+        if (!first) nanosleep(&(struct timespec){.tv_nsec = SPEAKER_NS}, NULL);
+        gln_keeper_ending();
         nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
         _Exit(GLN_EXIT_FAILED);
     }
     speak(session, status);
+    gln_keeper_ending();
     gln_comm_abort(session->comm, GLN_EXIT_FAILED);
 }
 
@@ -162,6 +184,7 @@ int gln_session_leave(gln_session_t *session, gln_status_t status)
     gln_start_watch_begin("end of MPI", start_ms(session), &watch);
     gln_comm_close(session->comm);
     gln_start_watch_end(&watch);
+    gln_keeper_close();
     session->comm = NULL;
     gln_comm_set_guard(NULL);
     gln_log_set_sink(NULL, NULL);
@@ -198,8 +221,10 @@ static void leave_if_alone(void)
 {
     int64_t now = handler_clock_ns(), since = now - continued_ns;
     if (many_ranks && since > 500000000 && since < 2000000000 &&
-        now - gln_comm_met_ns() > 500000000)
+        now - gln_comm_met_ns() > 500000000) {
+        gln_keeper_ending();
         _exit(GLN_EXIT_FAILED);
+    }
 }
 
 static void ask_stop(int number)
@@ -216,6 +241,15 @@ static void hear(int number)
     signals_heard = signals_heard + 1;
 }
 
+/* mpirun ends a job with SIGCONT and then SIGTERM: ranks that hold back leave at once. Also before
+ * a run is opened, when SIGTERM still ends a rank. */
+static void catch_continue(void)
+{
+    struct sigaction action = {.sa_handler = hear, .sa_flags = SA_RESTART};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGCONT, &action, NULL);
+}
+
 void gln_session_catch_signals(void)
 {
     struct sigaction action = {.sa_handler = ask_stop, .sa_flags = SA_RESTART};
@@ -223,9 +257,7 @@ void gln_session_catch_signals(void)
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGUSR1, &action, NULL);
-    /* mpirun ends a job with SIGCONT and then SIGTERM: ranks that hold back leave at once */
-    action.sa_handler = hear;
-    sigaction(SIGCONT, &action, NULL);
+    catch_continue();
     sigaction(SIGPIPE, &(struct sigaction){.sa_handler = SIG_IGN}, NULL);
 }
 

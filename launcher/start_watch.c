@@ -5,16 +5,14 @@
 #include "launcher/start_watch.h"
 
 #include "launcher/command.h"
+#include "launcher/keeper.h"
 #include "launcher/session.h"
 #include <dirent.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -91,18 +89,6 @@ static void rest_ms(int ms)
     nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L}, NULL);
 }
 
-/* True in the first process of this host's ranks that asks: it owns the name of a socket (an
- * abstract one, which ends with the process). Where there are no sockets, in all. */
-static bool is_first(void)
-{
-    struct sockaddr_un name = {.sun_family = AF_UNIX};
-    int handle = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (handle < 0) return true;
-    snprintf(name.sun_path + 1, sizeof name.sun_path - 1, "gleaner late %d %d", (int)getuid(),
-             (int)getppid());
-    return bind(handle, (struct sockaddr *)&name, sizeof name) == 0 || errno != EADDRINUSE;
-}
-
 /* This process itself was stopped when the time was over, and woke because a daemon ends the job.
  * Alone on its host, nobody but itself can name it. It dies in the daemon's sleep after the signal
  * that woke it, which cuts that sleep short. */
@@ -115,6 +101,7 @@ static void __attribute__((noreturn)) end_stopped(const gln_start_watch_t *watch
             "operation %s\n",
             mine, host, (long long)getpid(), (long long)watch->timeout_ms, watch->operation);
     fflush(stderr);
+    gln_keeper_ending();
     rest_ms(100);
     _Exit(GLN_EXIT_FAILED);
 }
@@ -126,8 +113,9 @@ static void __attribute__((noreturn)) end_process(const gln_start_watch_t *watch
     static stopped_t found;
     int mine = gln_session_environment_rank();
     if (late_ms > STOPPED_MS) end_stopped(watch, mine);
-    if (!is_first()) {
+    if (!gln_keeper_is_first()) {
         rest_ms(QUIET_MS + 100 * (mine < 10 ? mine : 10));
+        gln_keeper_ending();
         _Exit(GLN_EXIT_FAILED);
     }
     find_stopped(&found);
@@ -138,8 +126,9 @@ static void __attribute__((noreturn)) end_process(const gln_start_watch_t *watch
     fflush(stderr);
     for (int i = 0; i < found.count; i++)
         kill(found.pids[i], SIGKILL);
-    /* The first that leaves makes every daemon end its ranks. One that dies just then costs its
-     * daemon two whole sleeps, one that dies later cuts one of them short: one after the other. */
+    gln_keeper_ending();
+    /* where there is no keeper: the first that leaves makes every daemon end its ranks; one that
+     * dies just then costs its daemon two whole sleeps, one that dies later cuts one of them */
     rest_ms(found.count > 0 ? 1000 : 100);
     _Exit(GLN_EXIT_FAILED);
 }

@@ -83,7 +83,9 @@ end_one() {
             fail "$what: rank $victim is not named"
     else
         grep 'gleaner: error' err | grep -qF "rank $victim (host $(hostname), pid ${pids[victim]}, gone) left the job; operation " ||
-            grep -q "process rank $victim with PID" err || fail "$what: rank $victim is not named"
+            { [ "$moment" = started ] && grep -q "process rank $victim with PID" err; } ||
+            fail "$what: rank $victim is not named: $(cat err)"
+        [ "$(grep -c 'gleaner: error' err)" -le 1 ] || fail "$what: not one error line: $(cat err)"
     fi
     grep 'gleaner: error' err | grep -oE 'rank [0-9]+ \(host' | grep -vqE "^rank $victim " &&
         fail "$what: another rank is named: $(cat err)"

@@ -3,7 +3,7 @@
 named with the operation, in time, with a status that is not zero; no process, shared memory or session folder is left.
 
     end_ranks.py GLEANER SOURCE_DIR trial HOSTS RANKS_PER_HOST SIGNAL RANK MOMENT
-    end_ranks.py GLEANER SOURCE_DIR soak TRIALS [SEED]
+    end_ranks.py GLEANER SOURCE_DIR soak TRIALS [SEED [HOSTS_MIN]]
 
 MOMENT: start (the processes are there), step, checkpoint, evaluation, each known by what the run has written; or a
 number: seconds after the processes are there. `soak` draws everything at random. One JSON line a trial; exit status 1
@@ -98,7 +98,9 @@ class Trial:
             if not read("/proc/%s/cmdline" % pid).startswith(self.gleaner):
                 continue
             found = re.search(rb"(?:^|\0)OMPI_COMM_WORLD_RANK=(\d+)", read("/proc/%s/environ" % pid, True))
-            if found:
+            parent = re.search(r"\) . (\d+)", read("/proc/%s/stat" % pid))
+            # a rank's keeper is its child (launcher/keeper.h)
+            if found and parent and not read("/proc/%s/cmdline" % parent[1]).startswith(self.gleaner):
                 self.pids[int(found[1])] = int(pid)
         return len(self.pids) == self.ranks
 
@@ -165,7 +167,8 @@ class Trial:
         right = (str(self.victim), host, str(self.pids[self.victim]))
         operation = re.search(r"; operation ([^,;\n]*)(?:, layer (\d+))?", "\n".join(said))
         starting = bool(operation) and operation[1] == "start of MPI"
-        if self.signal == "KILL" and not named:  # Open MPI's own daemon was first
+        if self.signal == "KILL" and not named and (isinstance(self.moment, float) or self.moment == "start"):
+            # it had no keeper yet, perhaps: then Open MPI's daemon alone names it
             if not re.search(r"process rank %d with PID (%d|0) " % (self.victim, self.pids[self.victim]), err):
                 self.fail("rank %d is not named" % self.victim)
         else:
@@ -175,6 +178,8 @@ class Trial:
                 self.fail("rank %d on %s is not named" % (self.victim, host))
             if not operation:
                 self.fail("no operation is named")
+            if self.signal == "KILL" and len(said) > 1:
+                self.fail("%d ranks speak" % len(said))
         if any(n[:3] != right for n in named):
             self.fail("another rank is named")
         if status in ("", "0"):
@@ -237,6 +242,9 @@ def main():
     shapes, wrong = [(1, 2), (1, 4)], 0
     if hosts_permitted(source):
         shapes += [(2, 1), (2, 2), (4, 1)]
+    shapes = [s for s in shapes if s[0] >= (int(words[3]) if len(words) > 3 else 1)]
+    if not shapes:
+        return 77
     for seed in range(first, first + int(words[1])):
         draw = random.Random(seed)
         hosts, each = draw.choice(shapes)

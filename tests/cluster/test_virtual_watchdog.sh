@@ -24,5 +24,7 @@ trial 2 2 STOP 2 start
 trial 2 2 KILL 0 start
 trial 4 1 STOP 0 step
 trial 4 1 KILL 3 step
+trial 2 1 KILL 0 checkpoint
+trial 2 1 STOP 1 evaluation
 [ $failures -eq 0 ] || { echo "$failures trials failed" && exit 1; }
 echo ok
