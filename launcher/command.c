@@ -57,9 +57,10 @@ static const gln_command_t commands[] = {
      "hidden 512, expert_hidden 1024, 8 experts, top-2. docs/performance.md explains the "
      "figures. --logits replays recorded logits instead of random ones (hidden must be at least "
      "the\n"
-     "number of experts).\n",
+     "number of experts). --against torch runs the same layer in PyTorch too, dropless, with\n"
+     "expert_hidden 2048 unless told otherwise; one process.\n",
      COMMON | BIT(SET) | BIT(JSON) | BIT(TOKENS) | BIT(REPEAT) | BIT(GEMM) | BIT(LOGITS) |
-         BIT(TENSOR),
+         BIT(TENSOR) | BIT(AGAINST) | BIT(PYTHON),
      0, 1, 0, gln_command_bench_layer},
     {"bench gemm", "", "time the experts' matrix products in f32 and bf16",
      "Times the six matrix products of a layer's experts, forward and backward, as grouped calls "

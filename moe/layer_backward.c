@@ -56,7 +56,7 @@ static gln_status_t activation(gln_layer_t *layer, const expert_products_t *p,
     if (status == GLN_OK) status = gln_layer_multiply(layer, part, &p->dact);
     gln_layer_lap(mark, &layer->times.gemm);
     if (status == GLN_OK) status = gln_layer_swiglu_backward(layer, part);
-    gln_layer_lap(mark, &layer->times.move);
+    gln_layer_lap(mark, &layer->times.activation);
     return status;
 }
 

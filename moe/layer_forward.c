@@ -110,7 +110,7 @@ static gln_status_t run_experts(gln_layer_t *layer, const gln_layer_weights_t *w
     if (status == GLN_OK) status = gln_layer_multiply(layer, part, &gate_up);
     gln_layer_lap(mark, &layer->times.gemm);
     if (status == GLN_OK) status = gln_layer_swiglu(layer, part);
-    gln_layer_lap(mark, &layer->times.move);
+    gln_layer_lap(mark, &layer->times.activation);
     if (status == GLN_OK) status = gln_layer_multiply(layer, part, &down);
     gln_layer_lap(mark, &layer->times.gemm);
     return status;

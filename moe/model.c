@@ -512,7 +512,7 @@ gln_layer_times_t gln_model_times(const gln_model_t *m)
     for (int i = 0; i < m->moe_layers; i++) {
         gln_layer_times_t t = gln_layer_times(moe_layer(m, i));
         sum.router += t.router, sum.exchange += t.exchange, sum.gemm += t.gemm;
-        sum.move += t.move, sum.total += t.total;
+        sum.move += t.move, sum.activation += t.activation, sum.total += t.total;
         sum.flight += t.flight, sum.hidden += t.hidden;
     }
     return sum;
