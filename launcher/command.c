@@ -62,6 +62,15 @@ static const gln_command_t commands[] = {
      COMMON | BIT(SET) | BIT(JSON) | BIT(TOKENS) | BIT(REPEAT) | BIT(GEMM) | BIT(LOGITS) |
          BIT(TENSOR) | BIT(AGAINST) | BIT(PYTHON),
      0, 1, 0, gln_command_bench_layer},
+    {"bench growth", "[experts|tokens|rectify]...", "how a layer's time grows",
+     "Times one MoE layer, forward and backward: with 8 to 256 experts and the same rows; with 256 "
+     "to\n"
+     "32768 tokens; with fill-in and rectification against plain top-k at capacity factors 1.0 and "
+     "1.25.\n"
+     "All sizes take turns in every round. --set shapes the layers but for what grows, --tokens "
+     "those whose\n"
+     "tokens do not grow. docs/performance.md explains the figures.\n",
+     COMMON | BIT(SET) | BIT(JSON) | BIT(TOKENS) | BIT(REPEAT), 0, 3, 0, gln_command_bench_growth},
     {"bench gemm", "", "time the experts' matrix products in f32 and bf16",
      "Times the six matrix products of a layer's experts, forward and backward, as grouped calls "
      "over\n"
