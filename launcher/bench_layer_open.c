@@ -35,7 +35,7 @@ enum { SETS_MAX = GLN_ARGUMENTS_SETS_MAX + 32 };
 static void append(const char **sets, int *count, const char *const *more, int more_count)
 {
     GLN_ASSERT(*count + more_count <= SETS_MAX);
-    memcpy(sets + *count, more, (size_t)more_count * sizeof *more);
+    if (more_count > 0) memcpy(sets + *count, more, (size_t)more_count * sizeof *more);
     *count += more_count;
 }
 
