@@ -61,6 +61,8 @@ static const gln_option_text_t texts[GLN_OPTIONS] = {
                          "rows inside a node: auto (default), shared or messages"},
     [GLN_OPTION_SHAPES] = {"--shapes", "LIST",
                            "layers T:H:F:E:K (tokens, hidden, expert hidden, experts, routes)"},
+    [GLN_OPTION_AGAINST] = {"--against", "WHAT", "torch: the same layer in PyTorch, in turn"},
+    [GLN_OPTION_PYTHON] = {"--python", "FILE", "interpreter that has torch; default: python3"},
 };
 
 const gln_option_text_t *gln_option_text(gln_option_t option)

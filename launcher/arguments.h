@@ -49,6 +49,8 @@ typedef enum gln_option {
     GLN_OPTION_DTYPE,
     GLN_OPTION_PATH,
     GLN_OPTION_SHAPES,
+    GLN_OPTION_AGAINST,
+    GLN_OPTION_PYTHON,
     GLN_OPTIONS
 } gln_option_t;
 

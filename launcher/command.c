@@ -57,9 +57,10 @@ static const gln_command_t commands[] = {
      "hidden 512, expert_hidden 1024, 8 experts, top-2. docs/performance.md explains the "
      "figures. --logits replays recorded logits instead of random ones (hidden must be at least "
      "the\n"
-     "number of experts).\n",
+     "number of experts). --against torch runs the same layer in PyTorch too, dropless, with\n"
+     "expert_hidden 2048 unless told otherwise; one process.\n",
      COMMON | BIT(SET) | BIT(JSON) | BIT(TOKENS) | BIT(REPEAT) | BIT(GEMM) | BIT(LOGITS) |
-         BIT(TENSOR),
+         BIT(TENSOR) | BIT(AGAINST) | BIT(PYTHON),
      0, 1, 0, gln_command_bench_layer},
     {"bench step", "[RUN.yaml]", "time a whole training step, part by part",
      "Times a training step (forward, backward, gradients summed, AdamW) of the run's model on "
@@ -70,6 +71,15 @@ static const gln_command_t commands[] = {
      "top-2,\n"
      "four sequences a rank. docs/performance.md explains the figures.\n",
      COMMON | BIT(SET) | BIT(JSON) | BIT(REPEAT) | BIT(GEMM), 0, 1, 0, gln_command_bench_step},
+    {"bench growth", "[experts|tokens|rectify]...", "how a layer's time grows",
+     "Times one MoE layer, forward and backward: with 8 to 256 experts and the same rows; with 256 "
+     "to\n"
+     "32768 tokens; with fill-in and rectification against plain top-k at capacity factors 1.0 and "
+     "1.25.\n"
+     "All sizes take turns in every round. --set shapes the layers but for what grows, --tokens "
+     "those whose\n"
+     "tokens do not grow. docs/performance.md explains the figures.\n",
+     COMMON | BIT(SET) | BIT(JSON) | BIT(TOKENS) | BIT(REPEAT), 0, 3, 0, gln_command_bench_growth},
     {"bench gemm", "", "time the experts' matrix products in f32 and bf16",
      "Times the six matrix products of a layer's experts, forward and backward, as grouped calls "
      "over\n"

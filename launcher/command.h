@@ -47,6 +47,7 @@ int gln_command_train(const gln_arguments_t *arguments);
 int gln_command_eval(const gln_arguments_t *arguments);
 int gln_command_generate(const gln_arguments_t *arguments);
 int gln_command_waste(const gln_arguments_t *arguments);
+int gln_command_bench_growth(const gln_arguments_t *arguments);
 int gln_command_bench_gemm(const gln_arguments_t *arguments);
 int gln_command_bench_layer(const gln_arguments_t *arguments);
 int gln_command_bench_step(const gln_arguments_t *arguments);
