@@ -328,8 +328,9 @@ static void place(bench_t *b, const operation_t *o, gln_pass_t *pass)
 typedef struct figures {
     const operation_t *operation;
     double read_bytes, write_bytes;
-    double median, min, cached_median, past_median; /* seconds */
-    double rate, bound_rate, ratio;                 /* of medians, GB/s */
+    double median, min, cached_median, cached_min, past_median, past_min; /* seconds */
+    double rate, bound_rate, ratio;                                       /* of medians, GB/s */
+    double min_ratio; /* of minima: for a machine shared with others */
 } figures_t;
 
 static int compare(const void *x, const void *y)
@@ -362,7 +363,9 @@ static gln_status_t measure(bench_t *b, const operation_t *o, figures_t *r)
                      .median = b->seconds[0][b->repeat / 2],
                      .min = b->seconds[0][0],
                      .cached_median = b->seconds[1][b->repeat / 2],
-                     .past_median = b->seconds[2][b->repeat / 2]};
+                     .cached_min = b->seconds[1][0],
+                     .past_median = b->seconds[2][b->repeat / 2],
+                     .past_min = b->seconds[2][0]};
     for (int i = 0; i < pass.count; i++) {
         const double bytes = (double)elements * pass.items[i].width;
         if (pass.items[i].kind != GLN_PASS_WRITE) r->read_bytes += bytes;
@@ -373,6 +376,7 @@ static gln_status_t measure(bench_t *b, const operation_t *o, figures_t *r)
     r->bound_rate =
         1e-9 * bytes / (r->cached_median < r->past_median ? r->cached_median : r->past_median);
     r->ratio = r->rate / r->bound_rate;
+    r->min_ratio = (r->cached_min < r->past_min ? r->cached_min : r->past_min) / r->min;
     return GLN_OK;
 }
 
@@ -391,9 +395,12 @@ static gln_status_t print_json(const bench_t *b, const figures_t *r)
                  {"min_seconds", r->min},
                  {"bytes_per_second", 1e9 * r->rate},
                  {"cached_median_seconds", r->cached_median},
+                 {"cached_min_seconds", r->cached_min},
                  {"past_median_seconds", r->past_median},
+                 {"past_min_seconds", r->past_min},
                  {"bound_bytes_per_second", 1e9 * r->bound_rate},
-                 {"ratio", r->ratio}};
+                 {"ratio", r->ratio},
+                 {"min_ratio", r->min_ratio}};
     for (size_t i = 0; i < sizeof reals / sizeof reals[0]; i++)
         json_object_set_new(object, reals[i].key, gln_figures_real(reals[i].value));
     return gln_figures_print(object, stdout, "standard output");
@@ -405,18 +412,18 @@ static void print_head(const bench_t *b)
            "writes\n%s; %d thread%s; %lld repetitions\n\n",
            (long long)b->tokens, (long long)b->hidden, b->machine.summary, b->machine.threads,
            b->machine.threads == 1 ? "" : "s", (long long)b->repeat);
-    printf("%-17s %-5s %6s %6s %10s %10s %7s %8s %8s %6s\n", "", "", "read", "write", "median ms",
-           "minimum ms", "GB/s", "ordinary", "past", "ratio");
+    printf("%-17s %-5s %6s %6s %10s %10s %7s %8s %8s %6s %6s\n", "", "", "read", "write",
+           "median ms", "minimum ms", "GB/s", "ordinary", "past", "ratio", "best");
 }
 
 static void print(const bench_t *b, const figures_t *r)
 {
     const double bytes = 1e-9 * (r->read_bytes + r->write_bytes);
     const double elements = (double)b->tokens * (double)b->hidden;
-    printf("%-17s %-5s %6.0f %6.0f %10.2f %10.2f %7.1f %8.1f %8.1f %6.2f\n", r->operation->name,
-           gln_dtype_name(b->kernels->dtype), r->read_bytes / elements, r->write_bytes / elements,
-           1e3 * r->median, 1e3 * r->min, r->rate, bytes / r->cached_median, bytes / r->past_median,
-           r->ratio);
+    printf("%-17s %-5s %6.0f %6.0f %10.2f %10.2f %7.1f %8.1f %8.1f %6.2f %6.2f\n",
+           r->operation->name, gln_dtype_name(b->kernels->dtype), r->read_bytes / elements,
+           r->write_bytes / elements, 1e3 * r->median, 1e3 * r->min, r->rate,
+           bytes / r->cached_median, bytes / r->past_median, r->ratio, r->min_ratio);
     fflush(stdout);
 }
 
