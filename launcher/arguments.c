@@ -60,7 +60,8 @@ static const gln_option_text_t texts[GLN_OPTIONS] = {
     [GLN_OPTION_PATH] = {"--path", "WHAT",
                          "rows inside a node: auto (default), shared or messages"},
     [GLN_OPTION_SHAPES] = {"--shapes", "LIST",
-                           "layers T:H:F:E:K (tokens, hidden, expert hidden, experts, routes)"},
+                           "sizes; gemm: layers T:H:F:E:K (tokens, hidden, expert hidden, "
+                           "experts, routes)"},
     [GLN_OPTION_AGAINST] = {"--against", "WHAT", "torch: the same layer in PyTorch, in turn"},
     [GLN_OPTION_PYTHON] = {"--python", "FILE", "interpreter that has torch; default: python3"},
 };

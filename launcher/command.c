@@ -89,6 +89,29 @@ static const gln_command_t commands[] = {
      "4096:768:2048:16:1 and 64:512:512:256:8 (few rows an expert). One process.\n",
      COMMON | BIT(JSON) | BIT(REPEAT) | BIT(GEMM) | BIT(THREADS) | BIT(SHAPES), 0, 0, 0,
      gln_command_bench_gemm},
+    {"bench optimizer", "", "time AdamW and all else that memory bounds, in f32 and bf16",
+     "Times AdamW, the gradient norm and the row-wise operations of a step (normalization, SwiGLU, "
+     "moving\n"
+     "and adding rows, cross-entropy) on T rows of H, far beyond the caches, against passes over "
+     "the same\n"
+     "arrays with the same reads and writes, with ordinary stores and with stores past the caches, "
+     "in turn\n"
+     "in the same run. docs/performance.md explains how bytes are counted. Without options T is "
+     "32768, H\n"
+     "1024, and 7 repetitions are timed. One process.\n",
+     COMMON | BIT(JSON) | BIT(REPEAT) | BIT(TOKENS) | BIT(HIDDEN) | BIT(THREADS), 0, 0, 0,
+     gln_command_bench_optimizer},
+    {"bench attention", "", "time causal attention, forward and backward, in f32 and bf16",
+     "Times attention in f32 and in bf16 against one large product of the same type measured in "
+     "turn in the\n"
+     "same run. --shapes names the sizes B:S:HEADS:KV:DH (sequences, their length, query heads, "
+     "key and\n"
+     "value heads, elements of a head). Operations count half of all pairs: the causal ones. "
+     "Default:\n"
+     "16:256:8:2:64, 4:1024:8:2:64, 1:4096:8:2:64, 4:1024:16:4:128, 4:1024:8:8:32. 5 repetitions. "
+     "One process.\n",
+     COMMON | BIT(JSON) | BIT(REPEAT) | BIT(GEMM) | BIT(THREADS) | BIT(SHAPES), 0, 0, 0,
+     gln_command_bench_attention},
     {"bench router", "[RUN.yaml]", "time the router against its layer's forward pass",
      "Times, in turn and on one process, the gate's matrix product, the whole router without and "
      "with\n"

@@ -49,6 +49,8 @@ int gln_command_generate(const gln_arguments_t *arguments);
 int gln_command_waste(const gln_arguments_t *arguments);
 int gln_command_bench_growth(const gln_arguments_t *arguments);
 int gln_command_bench_gemm(const gln_arguments_t *arguments);
+int gln_command_bench_optimizer(const gln_arguments_t *arguments);
+int gln_command_bench_attention(const gln_arguments_t *arguments);
 int gln_command_bench_layer(const gln_arguments_t *arguments);
 int gln_command_bench_step(const gln_arguments_t *arguments);
 int gln_command_bench_exchange(const gln_arguments_t *arguments);

@@ -7,12 +7,13 @@
 
 #include "base/clones.h"
 #include "base/gln_expf.h"
-#include "kernels/cpu/cpu_internal.h"
+#include "kernels/cpu/past.h"
 
 typedef struct entropy_run {
     const gln_cpu_state_t *state;
     const gln_cross_entropy_t *args;
     int64_t task_rows;
+    int past;
 } entropy_run_t;
 
 GLN_CLONES static float row_max(const float *x, int64_t v)
@@ -30,7 +31,8 @@ GLN_CLONES static float row_max(const float *x, int64_t v)
     return gln_lanes_max(lanes);
 }
 
-/* The sum of e = exp(x - max). e may be x, or NULL where only the sum is wanted. */
+/* The sum of e = exp(x - max). e may be x, or NULL where only the sum is wanted. Meanwhile the next
+ * row is on its way. */
 GLN_CLONES static float store_exp(const float *x, float max, int64_t v, float *e)
 {
     float lanes[GLN_LANES] = {0}, chunk[GLN_CHUNK];
@@ -39,6 +41,7 @@ GLN_CLONES static float store_exp(const float *x, float max, int64_t v, float *e
         int64_t count = gln_cpu_min(GLN_CHUNK, v - first);
         float *to = e != NULL ? e + first : chunk;
 
+        gln_cpu_look_ahead(x + v + first, (size_t)count * sizeof *x);
 #pragma GCC ivdep /* an element is read before it is written, also where x is e */
         for (int64_t i = 0; i < count; ++i)
             to[i] = gln_expf(x[first + i] - max);
@@ -58,15 +61,28 @@ GLN_CLONES static void scale_row(float factor, int64_t v, float *x)
 #else
 
 /* dlogits = factor e, where the exponentials are not kept in dlogits. */
-GLN_CLONES static void FN(store_gradient)(const float *restrict e, float factor, int64_t v,
-                                          elem *restrict dlogits)
+GLN_INLINE void FN(gradient_piece)(const float *restrict e, float factor, int64_t count,
+                                   elem *restrict dlogits)
 {
-    for (int64_t i = 0; i < v; ++i)
+    for (int64_t i = 0; i < count; ++i)
         dlogits[i] = PUT(e[i] * factor);
 }
 
+GLN_CLONES static void FN(store_gradient)(const float *e, float factor, int64_t v, int past,
+                                          elem *dlogits)
+{
+    elem buffer[GLN_CHUNK] __attribute__((aligned(64)));
+
+    for (int64_t first = 0; first < v; first += GLN_CHUNK) {
+        int64_t count = gln_cpu_min(GLN_CHUNK, v - first);
+
+        FN(gradient_piece)(e + first, factor, count, past ? buffer : dlogits + first);
+        if (past) gln_cpu_store_past(buffer, (size_t)count * sizeof *buffer, dlogits + first);
+    }
+}
+
 /* @param scratch [V]; not used where exponentials are kept in dlogits, which is as wide */
-static void FN(entropy_row)(const gln_cross_entropy_t *args, int64_t n, float *scratch)
+static void FN(entropy_row)(const gln_cross_entropy_t *args, int64_t n, int past, float *scratch)
 {
     const float *logits = (const float *)args->logits + n * args->v;
     elem *dlogits = args->dlogits != NULL ? (elem *)args->dlogits + n * args->v : NULL;
@@ -88,7 +104,7 @@ static void FN(entropy_row)(const gln_cross_entropy_t *args, int64_t n, float *s
     if (sizeof(elem) == sizeof(float))
         scale_row(factor, args->v, e);
     else
-        FN(store_gradient)(e, factor, args->v, dlogits);
+        FN(store_gradient)(e, factor, args->v, past, dlogits);
     dlogits[target] = PUT(gln_expf(logit - max) * factor - (float)args->scale);
 }
 
@@ -99,12 +115,15 @@ static void FN(entropy_task)(void *ctx, int task, int worker)
     int64_t last = gln_cpu_min(first + run->task_rows, run->args->n);
 
     for (int64_t n = first; n < last; ++n)
-        FN(entropy_row)(run->args, n, (float *)(void *)run->state->scratch[worker]);
+        FN(entropy_row)(run->args, n, run->past, (float *)(void *)run->state->scratch[worker]);
+    if (run->past) gln_cpu_past_done();
 }
 
 gln_status_t FN(cross_entropy)(gln_kernels_t *k, const gln_cross_entropy_t *args)
 {
-    entropy_run_t run = {k->state, args, gln_cpu_task_rows(args->v)};
+    int past = sizeof(elem) != sizeof(float) && args->dlogits != NULL &&
+               gln_cpu_goes_past(args->dlogits, args->n, (size_t)args->v * sizeof(elem));
+    entropy_run_t run = {k->state, args, gln_cpu_task_rows(args->v), past};
     gln_status_t status = GLN_OK;
 
     if (sizeof(elem) != sizeof(float))

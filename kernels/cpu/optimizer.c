@@ -3,7 +3,7 @@
 #include <math.h>
 
 #include "base/clones.h"
-#include "kernels/cpu/cpu_internal.h"
+#include "kernels/cpu/past.h"
 
 #define SQUARES_BLOCK 32768 /* elements of one partial sum */
 #define ADAMW_PIECE 2048
@@ -15,6 +15,7 @@ typedef struct adamw_factors {
 typedef struct adamw_run {
     const gln_adamw_t *args;
     adamw_factors_t factors;
+    int past; /* the copy */
 } adamw_run_t;
 
 typedef struct elements_run {
@@ -22,6 +23,7 @@ typedef struct elements_run {
     const void *x;
     void *y;
     double *squares;
+    int past;
 } elements_run_t;
 
 GLN_CLONES static void adamw_range(const adamw_factors_t *factors, const float *restrict g,
@@ -94,6 +96,16 @@ GLN_CLONES static void FN(round_range)(const float *restrict x, int64_t count, e
         y[i] = PUT(x[i]);
 }
 
+/* Past the caches where that is asked for and whole cache lines are written. */
+static void FN(round_out)(const float *x, int64_t count, int past, elem *y)
+{
+    elem buffer[ADAMW_PIECE] __attribute__((aligned(64)));
+
+    past = past && (size_t)count * sizeof *y % 64 == 0;
+    FN(round_range)(x, count, past ? buffer : y);
+    if (past) gln_cpu_store_past(buffer, (size_t)count * sizeof *buffer, y);
+}
+
 /* In pieces: the weights of one are still in the first-level cache when they are copied. */
 static void FN(adamw_task)(void *ctx, int task, int worker)
 {
@@ -109,8 +121,10 @@ static void FN(adamw_task)(void *ctx, int task, int worker)
 
         adamw_range(&run->factors, (const float *)args->g + at, count, w, (float *)args->m + at,
                     (float *)args->v + at);
-        if (args->w_compute != NULL) FN(round_range)(w, count, (elem *)args->w_compute + at);
+        if (args->w_compute != NULL)
+            FN(round_out)(w, count, run->past, (elem *)args->w_compute + at);
     }
+    if (run->past) gln_cpu_past_done();
 }
 
 gln_status_t FN(adamw)(gln_kernels_t *k, const gln_adamw_t *args)
@@ -125,7 +139,9 @@ gln_status_t FN(adamw)(gln_kernels_t *k, const gln_adamw_t *args)
                         .decay = (float)args->weight_decay,
                         .grad_scale = (float)args->grad_scale,
                         .correct_m = (float)(1.0 / (1.0 - pow(args->beta1, (double)args->t))),
-                        .correct_v = (float)(1.0 / (1.0 - pow(args->beta2, (double)args->t)))}};
+                        .correct_v = (float)(1.0 / (1.0 - pow(args->beta2, (double)args->t)))},
+                       args->w_compute != NULL &&
+                           gln_cpu_goes_past(args->w_compute, args->n / 64, 64 * sizeof(elem))};
 
     gln_pool_run(k->pool, gln_cpu_tasks(args->n, GLN_CPU_TASK_ELEMENTS), FN(adamw_task), &run);
     return GLN_OK;
@@ -160,16 +176,20 @@ static void FN(round_task)(void *ctx, int task, int worker)
 {
     const elements_run_t *run = ctx;
     int64_t first = (int64_t)task * GLN_CPU_TASK_ELEMENTS;
+    int64_t last = gln_cpu_min(first + GLN_CPU_TASK_ELEMENTS, run->n);
 
     (void)worker;
-    FN(round_range)
-    ((const float *)run->x + first, gln_cpu_min(GLN_CPU_TASK_ELEMENTS, run->n - first),
-     (elem *)run->y + first);
+    for (int64_t at = first; at < last; at += ADAMW_PIECE)
+        FN(round_out)
+    ((const float *)run->x + at, gln_cpu_min(ADAMW_PIECE, last - at), run->past,
+     (elem *)run->y + at);
+    if (run->past) gln_cpu_past_done();
 }
 
 gln_status_t FN(round)(gln_kernels_t *k, int64_t n, const void *x, void *y)
 {
-    elements_run_t run = {.n = n, .x = x, .y = y};
+    elements_run_t run = {
+        .n = n, .x = x, .y = y, .past = gln_cpu_goes_past(y, n / 64, 64 * sizeof(elem))};
 
     gln_pool_run(k->pool, gln_cpu_tasks(n, GLN_CPU_TASK_ELEMENTS), FN(round_task), &run);
     return GLN_OK;

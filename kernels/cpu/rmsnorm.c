@@ -8,13 +8,14 @@
 
 #include "base/clones.h"
 #include "base/log.h"
-#include "kernels/cpu/cpu_internal.h"
+#include "kernels/cpu/past.h"
 
 #define BLOCK_ROWS 64
 
 typedef struct rmsnorm_run {
     const gln_rmsnorm_t *args;
     int64_t task_rows;
+    int past;
 } rmsnorm_run_t;
 
 typedef struct backward_run {
@@ -61,21 +62,42 @@ GLN_INLINE float FN(sum_of_squares)(const elem *x, int64_t h)
     return gln_lanes_sum(lanes);
 }
 
-GLN_INLINE void FN(scale_row)(const elem *restrict x, const float *restrict w, float rstd,
-                              int64_t h, elem *restrict y)
+GLN_INLINE void FN(scale_piece)(const elem *restrict x, const float *restrict w, float rstd,
+                                int64_t count, elem *restrict y)
 {
-    for (int64_t i = 0; i < h; ++i)
+    for (int64_t i = 0; i < count; ++i)
         y[i] = PUT(GET(x[i]) * rstd * w[i]);
 }
 
-GLN_CLONES static void FN(rmsnorm_rows)(const gln_rmsnorm_t *args, int64_t first, int64_t last)
+/* Meanwhile the next row is on its way. */
+GLN_INLINE void FN(scale_row)(const elem *x, const float *w, float rstd, int64_t h, int past,
+                              elem *y)
+{
+    elem buffer[GLN_CHUNK] __attribute__((aligned(64)));
+
+    for (int64_t first = 0; first < h; first += GLN_CHUNK) {
+        int64_t count = gln_cpu_min(GLN_CHUNK, h - first);
+        elem *to = past ? buffer : y + first;
+
+        for (int64_t i = 0; i < count; i += GLN_CPU_PIECE) {
+            int64_t at = first + i;
+
+            gln_cpu_look_ahead(x + h + at, GLN_CPU_PIECE * sizeof *x);
+            FN(scale_piece)(x + at, w + at, rstd, gln_cpu_min(GLN_CPU_PIECE, count - i), to + i);
+        }
+        if (past) gln_cpu_store_past(buffer, (size_t)count * sizeof *buffer, y + first);
+    }
+}
+
+GLN_CLONES static void FN(rmsnorm_rows)(const gln_rmsnorm_t *args, int64_t first, int64_t last,
+                                        int past)
 {
     for (int64_t n = first; n < last; ++n) {
         const elem *x = (const elem *)args->x + n * args->h;
         float mean = FN(sum_of_squares)(x, args->h) / (float)args->h;
         float rstd = 1.0f / sqrtf(mean + (float)args->eps);
 
-        FN(scale_row)(x, args->w, rstd, args->h, (elem *)args->y + n * args->h);
+        FN(scale_row)(x, args->w, rstd, args->h, past, (elem *)args->y + n * args->h);
         ((float *)args->rstd)[n] = rstd;
     }
 }
@@ -86,12 +108,15 @@ static void FN(rmsnorm_task)(void *ctx, int task, int worker)
     int64_t first = task * run->task_rows;
 
     (void)worker;
-    FN(rmsnorm_rows)(run->args, first, gln_cpu_min(first + run->task_rows, run->args->n));
+    FN(rmsnorm_rows)
+    (run->args, first, gln_cpu_min(first + run->task_rows, run->args->n), run->past);
+    if (run->past) gln_cpu_past_done();
 }
 
 gln_status_t FN(rmsnorm)(gln_kernels_t *k, const gln_rmsnorm_t *args)
 {
-    rmsnorm_run_t run = {args, gln_cpu_task_rows(args->h)};
+    rmsnorm_run_t run = {args, gln_cpu_task_rows(args->h),
+                         gln_cpu_goes_past(args->y, args->n, (size_t)args->h * sizeof(elem))};
 
     gln_pool_run(k->pool, gln_cpu_tasks(args->n, run.task_rows), FN(rmsnorm_task), &run);
     return GLN_OK;
@@ -113,15 +138,28 @@ GLN_INLINE float FN(dot3)(const elem *restrict dy, const float *restrict w, cons
 }
 
 /* dx += rstd (dy w - z mean) and dw += dy z with z = x rstd. */
-GLN_INLINE void FN(backward_row)(const elem *restrict dy, const elem *restrict x,
-                                 const float *restrict w, float rstd, float mean, int64_t h,
-                                 elem *restrict dx, float *restrict dw)
+GLN_INLINE void FN(backward_piece)(const elem *restrict dy, const elem *restrict x,
+                                   const float *restrict w, float rstd, float mean, int64_t count,
+                                   elem *restrict dx, float *restrict dw)
 {
-    for (int64_t i = 0; i < h; ++i) {
+    for (int64_t i = 0; i < count; ++i) {
         float z = GET(x[i]) * rstd, g = GET(dy[i]);
 
         dx[i] = PUT(GET(dx[i]) + rstd * (g * w[i] - z * mean));
         dw[i] += g * z;
+    }
+}
+
+/* Meanwhile the next row is on its way. */
+GLN_INLINE void FN(backward_row)(const elem *dy, const elem *x, const float *w, float rstd,
+                                 float mean, int64_t h, elem *dx, float *dw)
+{
+    for (int64_t at = 0; at < h; at += GLN_CPU_PIECE) {
+        gln_cpu_look_ahead(dy + h + at, GLN_CPU_PIECE * sizeof *dy);
+        gln_cpu_look_ahead(x + h + at, GLN_CPU_PIECE * sizeof *x);
+        gln_cpu_look_ahead(dx + h + at, GLN_CPU_PIECE * sizeof *dx);
+        FN(backward_piece)
+        (dy + at, x + at, w + at, rstd, mean, gln_cpu_min(GLN_CPU_PIECE, h - at), dx + at, dw + at);
     }
 }
 

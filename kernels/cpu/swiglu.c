@@ -3,27 +3,49 @@
 #ifndef FN
 #include "base/clones.h"
 #include "base/gln_expf.h"
-#include "kernels/cpu/cpu_internal.h"
+#include "kernels/cpu/past.h"
 
 typedef struct swiglu_run {
     const gln_swiglu_t *args;
     int64_t task_rows;
+    int past;
 } swiglu_run_t;
 
 typedef struct backward_run {
     const gln_swiglu_backward_t *args;
     int64_t task_rows;
+    int past;
 } backward_run_t;
 
 #define GLN_CPU_FILE "kernels/cpu/swiglu.c"
 #include "kernels/cpu/both_types.inc"
 #else
 
-GLN_CLONES static void FN(swiglu_row)(const elem *restrict gate, const elem *restrict up, int64_t f,
-                                      elem *restrict act)
+GLN_INLINE void FN(swiglu_piece)(const elem *restrict gate, const elem *restrict up, int64_t count,
+                                 elem *restrict act)
 {
-    for (int64_t i = 0; i < f; ++i)
+    for (int64_t i = 0; i < count; ++i)
         act[i] = PUT(GET(gate[i]) / (1.0f + gln_expf(-GET(gate[i]))) * GET(up[i]));
+}
+
+GLN_CLONES static void FN(swiglu_row)(const elem *hgu, int64_t f, int past, elem *act)
+{
+    elem buffer[GLN_CHUNK] __attribute__((aligned(64)));
+
+    for (int64_t first = 0; first < f; first += GLN_CHUNK) {
+        int64_t count = gln_cpu_min(GLN_CHUNK, f - first);
+        elem *to = past ? buffer : act + first;
+
+        for (int64_t i = 0; i < count; i += GLN_CPU_PIECE) {
+            int64_t at = first + i, ahead = at + GLN_CPU_AHEAD;
+
+            if (ahead >= f) ahead += f; /* in the next row */
+            gln_cpu_look_ahead(hgu + ahead, GLN_CPU_PIECE * sizeof *hgu);
+            gln_cpu_look_ahead(hgu + ahead + f, GLN_CPU_PIECE * sizeof *hgu);
+            FN(swiglu_piece)(hgu + at, hgu + f + at, gln_cpu_min(GLN_CPU_PIECE, count - i), to + i);
+        }
+        if (past) gln_cpu_store_past(buffer, (size_t)count * sizeof *buffer, act + first);
+    }
 }
 
 static void FN(swiglu_task)(void *ctx, int task, int worker)
@@ -34,23 +56,23 @@ static void FN(swiglu_task)(void *ctx, int task, int worker)
     int64_t last = gln_cpu_min(first + run->task_rows, args->n);
 
     (void)worker;
-    for (int64_t n = first; n < last; ++n) {
-        const elem *gate = (const elem *)args->hgu + n * 2 * f;
-
-        FN(swiglu_row)(gate, gate + f, f, (elem *)args->act + n * f);
-    }
+    for (int64_t n = first; n < last; ++n)
+        FN(swiglu_row)
+    ((const elem *)args->hgu + n * 2 * f, f, run->past, (elem *)args->act + n * f);
+    if (run->past) gln_cpu_past_done();
 }
 
 gln_status_t FN(swiglu)(gln_kernels_t *k, const gln_swiglu_t *args)
 {
-    swiglu_run_t run = {args, gln_cpu_task_rows(3 * args->f)};
+    swiglu_run_t run = {args, gln_cpu_task_rows(3 * args->f),
+                        gln_cpu_goes_past(args->act, args->n, (size_t)args->f * sizeof(elem))};
 
     gln_pool_run(k->pool, gln_cpu_tasks(args->n, run.task_rows), FN(swiglu_task), &run);
     return GLN_OK;
 }
 
-/* Up to GLN_CHUNK columns of one row; gate_gradient[i] is dact silu(gate) up. */
-GLN_INLINE void FN(backward_chunk)(const elem *restrict dact, const elem *restrict gate,
+/* Columns of one row; gate_gradient[i] is dact silu(gate) up. */
+GLN_INLINE void FN(backward_piece)(const elem *restrict dact, const elem *restrict gate,
                                    const elem *restrict up, float w, int64_t count,
                                    elem *restrict dgate, elem *restrict dup, elem *restrict act_w,
                                    float *restrict gate_gradient)
@@ -67,21 +89,39 @@ GLN_INLINE void FN(backward_chunk)(const elem *restrict dact, const elem *restri
     }
 }
 
-GLN_CLONES static void FN(backward_row)(const gln_swiglu_backward_t *args, int64_t n)
+GLN_CLONES static void FN(backward_row)(const gln_swiglu_backward_t *args, int64_t n, int past)
 {
     int64_t f = args->f;
     const elem *dact = (const elem *)args->dact + n * f;
     const elem *gate = (const elem *)args->hgu + n * 2 * f;
-    elem *dgate = (elem *)args->dhgu + n * 2 * f, *act_w = (elem *)args->act_w + n * f;
+    elem *dhgu = (elem *)args->dhgu + n * 2 * f, *act_w = (elem *)args->act_w + n * f;
     float w = args->w != NULL ? ((const float *)args->w)[n] : 1.0f;
     float gate_gradient[GLN_CHUNK], lanes[GLN_LANES] = {0};
+    elem buffer[3][GLN_CHUNK] __attribute__((aligned(64)));
 
     for (int64_t first = 0; first < f; first += GLN_CHUNK) {
         int64_t count = gln_cpu_min(GLN_CHUNK, f - first);
+        elem *to[3] = {dhgu + first, dhgu + f + first, act_w + first};
+        size_t bytes = (size_t)count * sizeof(elem);
 
-        FN(backward_chunk)
-        (dact + first, gate + first, gate + f + first, w, count, dgate + first, dgate + f + first,
-         act_w + first, gate_gradient);
+        for (int part = 0; past && part < 3; ++part)
+            to[part] = buffer[part];
+        for (int64_t i = 0; i < count; i += GLN_CPU_PIECE) {
+            int64_t at = first + i, ahead = at + GLN_CPU_AHEAD;
+
+            gln_cpu_look_ahead(dact + ahead, GLN_CPU_PIECE * sizeof *dact);
+            if (ahead >= f) ahead += f; /* in the next row */
+            gln_cpu_look_ahead(gate + ahead, GLN_CPU_PIECE * sizeof *gate);
+            gln_cpu_look_ahead(gate + ahead + f, GLN_CPU_PIECE * sizeof *gate);
+            FN(backward_piece)
+            (dact + at, gate + at, gate + f + at, w, gln_cpu_min(GLN_CPU_PIECE, count - i),
+             to[0] + i, to[1] + i, to[2] + i, gate_gradient + i);
+        }
+        if (past) {
+            gln_cpu_store_past(buffer[0], bytes, dhgu + first);
+            gln_cpu_store_past(buffer[1], bytes, dhgu + f + first);
+            gln_cpu_store_past(buffer[2], bytes, act_w + first);
+        }
         gln_lanes_add(gate_gradient, count, lanes);
     }
     if (args->a != NULL) ((float *)args->a)[n] = gln_lanes_sum(lanes);
@@ -95,12 +135,16 @@ static void FN(backward_task)(void *ctx, int task, int worker)
 
     (void)worker;
     for (int64_t n = first; n < last; ++n)
-        FN(backward_row)(run->args, n);
+        FN(backward_row)(run->args, n, run->past);
+    if (run->past) gln_cpu_past_done();
 }
 
 gln_status_t FN(swiglu_backward)(gln_kernels_t *k, const gln_swiglu_backward_t *args)
 {
-    backward_run_t run = {args, gln_cpu_task_rows(6 * args->f)};
+    size_t row_bytes = (size_t)args->f * sizeof(elem);
+    backward_run_t run = {args, gln_cpu_task_rows(6 * args->f),
+                          gln_cpu_goes_past(args->dhgu, args->n, 2 * row_bytes) &&
+                              gln_cpu_goes_past(args->act_w, args->n, row_bytes)};
 
     gln_pool_run(k->pool, gln_cpu_tasks(args->n, run.task_rows), FN(backward_task), &run);
     return GLN_OK;

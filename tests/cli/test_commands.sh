@@ -44,7 +44,7 @@ must_run 0 help
 for command in train eval generate waste bench route ckpt topo info help; do
     says help "^  $command" out
 done
-for command in train eval generate waste "bench layer" "bench step" "bench growth" "bench gemm" "bench router" "bench exchange" "bench links" route "ckpt info" "ckpt digest" topo info; do
+for command in train eval generate waste "bench layer" "bench step" "bench growth" "bench gemm" "bench optimizer" "bench attention" "bench router" "bench exchange" "bench links" route "ckpt info" "ckpt digest" topo info; do
     must_run 0 $command --help
     says "$command --help" "^usage: gleaner $command" out
     cp out first
