@@ -20,6 +20,7 @@ enum {
     BLOCK_ROWS = 36 * GLN_PANEL_ROWS,
     BLOCK_COLUMNS = 8 * GLN_PANEL_COLUMNS,
     BLOCK_COLUMNS_WIDE = 4096,
+    CACHE_LINE = 64,
     BLOCK_MIN = 64, /* rows or columns: smaller blocks pack too much */
 };
 #define B_WORDS ((size_t)GLN_PANEL_STEPS * BLOCK_COLUMNS)
@@ -61,6 +62,24 @@ static void pack_a(const panel_run_t *run, const gln_gemm_t *g, int64_t row, int
     }
 }
 
+/* Ask for a share, number `part` of `parts`, of the rows of A that are packed next: from where they
+ * lie to the first-level cache takes as long as many tiles' worth of additions. */
+static void ask_for_a(const panel_run_t *run, const gln_gemm_t *g, int64_t row, int64_t rows,
+                      int64_t k0, int64_t k, int64_t part, int64_t parts)
+{
+    gln_dtype_t dtype = run->state->dtype;
+    int64_t bytes = k * (int64_t)gln_dtype_bytes(dtype);
+    int64_t begin = bytes * part / parts / CACHE_LINE * CACHE_LINE,
+            end = bytes * (part + 1) / parts;
+
+    for (int64_t i = 0; i < rows; ++i) {
+        const char *from = gln_at(g->a, (row + i) * g->lda + k0, dtype);
+
+        for (int64_t at = begin; at < end; at += CACHE_LINE)
+            __builtin_prefetch(from + at, 0, 2);
+    }
+}
+
 /* One chunk of the summed dimension: c (+)= A B for the block. */
 static void run_chunk(const panel_run_t *run, const block_t *at, int64_t k0, int64_t k, uint32_t *a,
                       uint32_t *b, gln_panel_store_t store, void *c, int64_t ldc)
@@ -78,13 +97,17 @@ static void run_chunk(const panel_run_t *run, const block_t *at, int64_t k0, int
     else
         ops->pack_b(gln_at(g->b, k0 * g->ldb + at->column, dtype), g->ldb, k, at->columns, b);
     for (int64_t p = 0; p < panels; ++p) { /* as equal as can be */
-        int64_t row = at->rows * p / panels, rows = at->rows * (p + 1) / panels - row;
+        int64_t row = at->rows * p / panels, next = at->rows * (p + 1) / panels;
+        int64_t rows = next - row, next_rows = at->rows * (p + 2) / panels - next;
         gln_panel_tile_t tile = {.a = a, .steps = steps, .ldc = ldc, .store = store};
 
         pack_a(run, g, at->row + row, rows, k0, k, a);
         for (int64_t j = 0; j < at->columns; j += GLN_PANEL_COLUMNS) {
             int64_t columns = at->columns - j;
 
+            if (p + 1 < panels && run->mode.form != GLN_GEMM_TN)
+                ask_for_a(run, g, at->row + next, next_rows, k0, k, j / GLN_PANEL_COLUMNS,
+                          round_up(at->columns, GLN_PANEL_COLUMNS) / GLN_PANEL_COLUMNS);
             tile.b = b + j * steps;
             tile.c = gln_at(c, row * ldc + j, dtype_c);
             tile.mask = columns >= GLN_PANEL_COLUMNS ? ~0u : (1u << columns) - 1;

@@ -17,7 +17,7 @@
 #define WIDE __attribute__((TARGET_WIDE))
 #define WIDE_INLINE static inline __attribute__((always_inline, TARGET_WIDE))
 #define UNROLL _Pragma("GCC unroll 16")
-enum { AHEAD = 4 }; /* rows of B asked for before they are packed */
+enum { AHEAD = 4 }; /* rows of B, or lines of a row, asked for before they are packed */
 
 WIDE_INLINE __m512 widen16(__m256i half)
 {
@@ -151,8 +151,12 @@ WIDE static void pack_turned(const char *from, int64_t ld_bytes, int64_t bytes, 
                 const int64_t column = 16 * half + i;
 
                 r[i] = _mm512_setzero_si512();
-                if (column < columns)
-                    r[i] = _mm512_maskz_loadu_epi8(mask, from + column * ld_bytes + 4 * s);
+                if (column < columns) {
+                    const char *at = from + column * ld_bytes + 4 * s;
+
+                    __builtin_prefetch(at + AHEAD * 64);
+                    r[i] = _mm512_maskz_loadu_epi8(mask, at);
+                }
             }
             turn(r);
             if (last == 16)
