@@ -1,4 +1,5 @@
-/* Grouped matrix products out of oneDNN products of fixed shape, 2 m n k operations.
+/* Grouped matrix products out of oneDNN products of fixed shape, 2 m n k operations: on machines for
+ * which gemm_panel.c has no inner loop.
  *
  * NN and NT cut the rows of every item into blocks of fixed sizes; each block is a task. TN cuts C
  * into tiles that stay in the second-level cache, each a task, and walks over the summed rows in
