@@ -1,4 +1,5 @@
-/* Grouped matrix products out of oneDNN products of fixed shape, 2 m n k operations.
+/* Grouped matrix products out of oneDNN products of fixed shape, 2 m n k operations: on machines for
+ * which gemm_panel.c has no inner loop.
  *
  * NN and NT cut the rows of every item into blocks of fixed sizes; each block is a task. TN cuts C
  * into tiles that stay in the second-level cache, each a task, and walks over the summed rows in
@@ -153,9 +154,10 @@ static void gemm_task(void *ctx, int task, int worker)
         run_rows(run->state, &items[low], task - items[low].first_task, worker);
 }
 
-/* C of a product over nothing. */
-static void zero_c(gln_gemm_mode_t mode, gln_dtype_t dtype_c, const gln_gemm_t *g)
+void gln_gemm_zero(const gln_cpu_state_t *state, gln_gemm_mode_t mode, const gln_gemm_t *g)
 {
+    gln_dtype_t dtype_c = mode.c_acc ? GLN_F32 : state->dtype;
+
     for (int64_t i = 0; i < g->m && !mode.accumulate; ++i)
         zero_rows(gln_at(g->c, i * g->ldc, dtype_c), 1, g->n, gln_dtype_bytes(dtype_c));
 }
@@ -228,7 +230,7 @@ static gln_status_t run_items(gln_cpu_state_t *state, gln_gemm_mode_t mode, cons
 
         if (items[i].m == 0 || items[i].n == 0) continue;
         if (items[i].k == 0) {
-            zero_c(mode, mode.c_acc ? GLN_F32 : state->dtype, &items[i]);
+            gln_gemm_zero(state, mode, &items[i]);
             continue;
         }
         item->args = items[i];
@@ -255,7 +257,7 @@ gln_status_t gln_cpu_gemm(gln_kernels_t *k, gln_gemm_mode_t mode, const gln_gemm
     gln_status_t status = GLN_OK;
 
     for (int first = 0; first < count && status == GLN_OK; first += GLN_CPU_ITEMS_MAX)
-        status = run_items(state, mode, items + first,
-                           (int)gln_cpu_min(count - first, GLN_CPU_ITEMS_MAX));
+        status = (state->panels != NULL ? gln_cpu_gemm_panels : run_items)(
+            state, mode, items + first, (int)gln_cpu_min(count - first, GLN_CPU_ITEMS_MAX));
     return gln_cpu_library_leave(state, entered, status);
 }

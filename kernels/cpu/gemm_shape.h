@@ -38,8 +38,16 @@ typedef struct gln_gemm_item {
     int first_size; /* NN, NT: index of the largest block */
     int first_task, tasks_count;
     int a_dense, b_dense, c_dense;
-    size_t a_at, b_at, c_at; /* offsets of copies in scratch */
+    size_t a_at, b_at, c_at;           /* offsets of copies in scratch */
+    int64_t block_rows, block_columns; /* gemm_panel.c: of C, of one task */
 } gln_gemm_item_t;
+
+/** Run up to GLN_CPU_ITEMS_MAX items on packed panels; state->panels must be set. */
+gln_status_t gln_cpu_gemm_panels(gln_cpu_state_t *state, gln_gemm_mode_t mode,
+                                 const gln_gemm_t *items, int count);
+
+/** C of a product over nothing. */
+void gln_gemm_zero(const gln_cpu_state_t *state, gln_gemm_mode_t mode, const gln_gemm_t *g);
 
 /** Find or make the products of a shape. As gln_product_get.
  *  @param tile  TN: rows of C that a task should have, a power of two in [GLN_GEMM_TILE_MIN,

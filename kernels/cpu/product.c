@@ -17,6 +17,7 @@
 
 #include "base/log.h"
 #include "kernels/cpu/cpu_internal.h"
+#include "kernels/cpu/panel.h"
 
 static dnnl_data_type_t library_dtype(gln_dtype_t dtype)
 {
@@ -248,24 +249,33 @@ void gln_product_run(gln_cpu_state_t *state, const gln_product_t *product, int w
     gln_cpu_round((const float *)(void *)copy_c, key->m * key->n, c);
 }
 
-/* A product of any size tells: what the library runs depends on the machine. */
-void gln_product_probe(gln_cpu_state_t *state)
+/* Does the library multiply this type natively and row by row? A product of any size tells: what it
+ * runs depends on the machine, and on what the environment allows it to use. */
+static int runs_natively(gln_cpu_state_t *state, gln_dtype_t dtype)
 {
     dnnl_memory_desc_t desc[3];
     dnnl_matmul_desc_t matmul;
     dnnl_primitive_desc_t primitive_desc = NULL;
     const char *implementation = "";
+    int native;
 
-    if (describe(64, 64, 0, GLN_BF16, &desc[0]) != dnnl_success ||
-        describe(64, 64, 0, GLN_BF16, &desc[1]) != dnnl_success ||
-        describe(64, 64, 0, GLN_BF16, &desc[2]) != dnnl_success ||
+    if (describe(64, 64, 0, dtype, &desc[0]) != dnnl_success ||
+        describe(64, 64, 0, dtype, &desc[1]) != dnnl_success ||
+        describe(64, 64, 0, dtype, &desc[2]) != dnnl_success ||
         dnnl_matmul_desc_init(&matmul, &desc[0], &desc[1], NULL, &desc[2]) != dnnl_success ||
         dnnl_primitive_desc_create(&primitive_desc, &matmul, NULL, state->engine, NULL) !=
             dnnl_success)
-        return;
+        return 0;
     dnnl_primitive_desc_query(primitive_desc, dnnl_query_impl_info_str, 0, &implementation);
-    state->bf16_products = strncmp(implementation, "brg", 3) == 0;
+    native = strncmp(implementation, "brg:avx512", 10) == 0;
     dnnl_primitive_desc_destroy(primitive_desc);
+    return native;
+}
+
+void gln_product_probe(gln_cpu_state_t *state)
+{
+    state->bf16_products = runs_natively(state, GLN_BF16);
+    if (runs_natively(state, state->dtype)) state->panels = gln_panel_ops(state->dtype);
 }
 
 void gln_product_close_all(gln_cpu_state_t *state)
