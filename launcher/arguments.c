@@ -61,6 +61,10 @@ static const gln_option_text_t texts[GLN_OPTIONS] = {
                          "rows inside a node: auto (default), shared or messages"},
     [GLN_OPTION_SHAPES] = {"--shapes", "LIST",
                            "layers T:H:F:E:K (tokens, hidden, expert hidden, experts, routes)"},
+    [GLN_OPTION_MEMORY] = {"--memory", NULL, "bytes a rank takes, by kind"},
+    [GLN_OPTION_JOB_RANKS] = {"--ranks", "N", "ranks of the job; default: 1"},
+    [GLN_OPTION_RANKS_PER_NODE] = {"--ranks-per-node", "N",
+                                   "of them on a node; default: all on one"},
 };
 
 const gln_option_text_t *gln_option_text(gln_option_t option)
