@@ -19,8 +19,7 @@ gln_status_t gln_memory_look_ahead(const gln_session_t *session, const gln_run_o
     gln_memory_plan_t plan;
     int per_node = ranks_of_node(session->comm);
     gln_status_t status = gln_memory_plan(run, session->rank, session->ranks, per_node, &plan);
-    if (status == GLN_OK)
-        status = gln_memory_plan_process(run, session->ranks, session->ranks, per_node, &plan);
+    if (status == GLN_OK) status = gln_memory_plan_process(run, session->ranks, &plan);
     if (status == GLN_OK) *out = plan;
     return status;
 }
@@ -46,9 +45,20 @@ gln_status_t gln_memory_measure(gln_session_t *session, gln_memory_measured_t *o
         m.peak_bytes = all[r];
         m.rank = r;
     }
+    for (int i = 0; i < GLN_MEMORY_KINDS; i++)
+        m.held_bytes[i] = gln_memory_held((gln_memory_kind_t)i);
     free(all);
     if (status == GLN_OK) *out = m;
     return status;
+}
+
+static void add_kinds(const int64_t bytes[GLN_MEMORY_KINDS], json_t *object)
+{
+    for (int i = 0; object && i < GLN_MEMORY_KINDS; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "%s_bytes", gln_memory_name((gln_memory_kind_t)i));
+        json_object_set_new(object, name, json_integer((json_int_t)bytes[i]));
+    }
 }
 
 json_t *gln_memory_plan_json(const gln_memory_plan_t *plan)
@@ -57,19 +67,17 @@ json_t *gln_memory_plan_json(const gln_memory_plan_t *plan)
         json_pack("{s:I, s:I, s:I, s:I}", "total_bytes", (json_int_t)plan->total_bytes,
                   "dense_parameters", (json_int_t)plan->dense_parameters, "expert_parameters",
                   (json_int_t)plan->expert_parameters, "parameters", (json_int_t)plan->parameters);
-    for (int i = 0; object && i < GLN_MEMORY_KINDS; i++) {
-        char name[32];
-        snprintf(name, sizeof name, "%s_bytes", gln_memory_name((gln_memory_kind_t)i));
-        json_object_set_new(object, name, json_integer((json_int_t)plan->bytes[i]));
-    }
+    add_kinds(plan->bytes, object);
     json_object_set_new(object, "process_bytes", json_integer((json_int_t)plan->process_bytes));
-    json_object_set_new(object, "ranks_bytes", json_integer((json_int_t)plan->ranks_bytes));
+    json_object_set_new(object, "allowance_bytes", json_integer((json_int_t)plan->allowance_bytes));
     return object;
 }
 
 json_t *gln_memory_measured_json(const gln_memory_measured_t *m)
 {
-    return json_pack("{s:I, s:I, s:I, s:i}", "peak_bytes", (json_int_t)m->peak_bytes, "least_bytes",
-                     (json_int_t)m->least_bytes, "node_bytes", (json_int_t)m->node_bytes, "rank",
-                     m->rank);
+    json_t *object = json_pack("{s:I, s:I, s:I, s:i}", "peak_bytes", (json_int_t)m->peak_bytes,
+                               "least_bytes", (json_int_t)m->least_bytes, "node_bytes",
+                               (json_int_t)m->node_bytes, "rank", m->rank);
+    add_kinds(m->held_bytes, object);
+    return object;
 }

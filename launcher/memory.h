@@ -12,10 +12,11 @@ extern "C" {
 #endif
 
 typedef struct gln_memory_measured {
-    int64_t peak_bytes;  /* of the rank that took most (gln_resident_t) */
-    int64_t least_bytes; /* of the one that took least */
-    int64_t node_bytes;  /* sum over the ranks of the fullest node */
-    int rank;            /* that took most */
+    int64_t peak_bytes;                   /* of the rank that took most (gln_resident_t) */
+    int64_t least_bytes;                  /* of the one that took least */
+    int64_t node_bytes;                   /* sum over the ranks of the fullest node */
+    int rank;                             /* that took most */
+    int64_t held_bytes[GLN_MEMORY_KINDS]; /* by this rank now: what a plan counts */
 } gln_memory_measured_t;
 
 /** Plan this rank of the job, before it opens anything. LOCAL.

@@ -56,7 +56,7 @@ static void print(const plan_t *p, const char *path)
     print_line(gln_memory_name(GLN_MEMORY_OTHER), m->bytes[GLN_MEMORY_OTHER],
                meanings[GLN_MEMORY_OTHER]);
     print_line("process", m->process_bytes, "program, libraries, products' code: measured here");
-    print_line("ranks", m->ranks_bytes, "MPI's, for the other ranks: an allowance");
+    print_line("allowance", m->allowance_bytes, "for what run and MPI take later");
     print_line("total", m->total_bytes, "peak of a rank");
     gln_text_bytes((double)m->total_bytes * p->ranks_per_node, node, sizeof node);
     printf("a node: %s; training text is mapped, and not counted\n", node);
@@ -115,8 +115,7 @@ static gln_status_t compute(plan_t *p)
         p->memory = memory;
         p->rank = candidates[i];
     }
-    return gln_memory_plan_process(&p->run, p->session.ranks, p->ranks, p->ranks_per_node,
-                                   &p->memory);
+    return gln_memory_plan_process(&p->run, p->ranks, &p->memory);
 }
 
 int gln_command_plan(const gln_arguments_t *arguments)

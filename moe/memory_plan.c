@@ -12,9 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What Open MPI and its shared memory take for a rank beyond what one process alone takes, measured
- * with 2 to 8 ranks on a node and on several (docs/memory.md). */
-enum { JOB_BYTES = 0, PEER_BYTES = 0 };
+/* What a run touches that the small step does not (data, checkpoint, report, code of these), and
+ * what Open MPI takes beyond that in a job of several ranks: measured with 1 to 16 ranks of one
+ * node, over which it does not grow (docs/memory.md). */
+enum { RUN_BYTES = 1500 << 10, JOB_BYTES = 1000 << 10 };
 
 enum { WARM_TOKENS = 256 };
 
@@ -111,8 +112,8 @@ static gln_status_t warm_step(const gln_parallel_t *parallel, gln_kernels_t *ker
     return status;
 }
 
-gln_status_t gln_memory_plan_process(const gln_run_options_t *run, int here, int ranks,
-                                     int ranks_per_node, gln_memory_plan_t *plan)
+gln_status_t gln_memory_plan_process(const gln_run_options_t *run, int ranks,
+                                     gln_memory_plan_t *plan)
 {
     gln_comm_t *self = NULL;
     gln_parallel_t parallel = {0};
@@ -127,10 +128,8 @@ gln_status_t gln_memory_plan_process(const gln_run_options_t *run, int here, int
     if (status == GLN_OK) status = gln_resident_read(&now);
     if (status == GLN_OK) {
         plan->process_bytes = now.own_bytes;
-        if (here < 2 && ranks > 1)
-            plan->ranks_bytes =
-                JOB_BYTES + PEER_BYTES * ((ranks < ranks_per_node ? ranks : ranks_per_node) - 1);
-        plan->total_bytes += plan->process_bytes + plan->ranks_bytes;
+        plan->allowance_bytes = RUN_BYTES + (ranks > 1 ? JOB_BYTES : 0);
+        plan->total_bytes += plan->process_bytes + plan->allowance_bytes;
     }
     gln_kernels_close(kernels);
     gln_pool_close(pool);
