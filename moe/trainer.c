@@ -89,7 +89,7 @@ static gln_status_t open_placement(gln_trainer_t *x)
     gln_status_t status = GLN_OK;
     if (!domain_of || !x->expert_at)
         status = gln_fail(GLN_ERR_MEMORY, "no memory for a placement of %zu bytes", bytes);
-    else if (x->parallel.rank == 0)
+    else if (x->parallel.rank == 0 || x->mode == GLN_TRAINER_PLAN) /* alone there */
         status = gln_placement_file_read(run->parallel.placement, (int)experts,
                                          x->parallel.group_domains, (int)layers, domain_of);
     status = gln_comm_agree(x->comm, status, &rank);
