@@ -16,6 +16,7 @@ void *gln_arena_take(gln_arena_t *arena, size_t bytes)
     size_t offset = arena->used_bytes;
     GLN_ASSERT(!arena->base || offset + size <= arena->size_bytes);
     arena->used_bytes = offset + size;
+    if (!arena->base) arena->kinds_bytes[arena->kind] += size;
     return arena->base ? arena->base + offset : NULL;
 }
 
@@ -29,12 +30,16 @@ gln_status_t gln_arena_commit(gln_arena_t *arena, const gln_device_t *device)
     arena->base = memory;
     arena->size_bytes = arena->used_bytes;
     arena->used_bytes = 0;
+    for (int i = 0; i < GLN_MEMORY_KINDS; i++)
+        gln_memory_note((gln_memory_kind_t)i, (int64_t)arena->kinds_bytes[i]);
     return GLN_OK;
 }
 
 void gln_arena_close(gln_arena_t *arena)
 {
     if (!arena) return;
+    for (int i = 0; arena->base && i < GLN_MEMORY_KINDS; i++)
+        gln_memory_note((gln_memory_kind_t)i, -(int64_t)arena->kinds_bytes[i]);
     if (arena->base) arena->device->release(arena->base);
     *arena = (gln_arena_t){0};
 }

@@ -8,11 +8,12 @@
  *     layout(object, &arena);             // same takes, now real addresses
  *     ...
  *     gln_arena_close(&arena);
- * Not thread-safe. */
+ * What is committed is noted by kind (base/memory.h) until close. Not thread-safe. */
 #ifndef GLN_BASE_ARENA_H
 #define GLN_BASE_ARENA_H
 
 #include "base/device.h"
+#include "base/memory.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -20,10 +21,12 @@ extern "C" {
 
 /* A block, and how much of it is taken. Zero begins. */
 typedef struct gln_arena {
-    const gln_device_t *device; /* where it lives */
-    char *base;                 /* NULL while counting */
-    size_t size_bytes;          /* committed size; 0 while counting */
-    size_t used_bytes;          /* taken so far in this pass */
+    const gln_device_t *device;           /* where it lives */
+    char *base;                           /* NULL while counting */
+    size_t size_bytes;                    /* committed size; 0 while counting */
+    size_t used_bytes;                    /* taken so far in this pass */
+    gln_memory_kind_t kind;               /* of what is taken next; may change between takes */
+    size_t kinds_bytes[GLN_MEMORY_KINDS]; /* counted */
 } gln_arena_t;
 
 /** Take `bytes`, aligned to 64. NULL while counting, also for 0 bytes. Running past the committed

@@ -5,11 +5,13 @@
 #include "base/device.h"
 
 #include "base/log.h"
+#include "base/memory.h"
 #include <errno.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #define LINE_BYTES ((size_t)64)
 #define HUGE_BYTES ((size_t)2 << 20)
@@ -26,8 +28,9 @@ static gln_status_t cpu_alloc(size_t bytes, void **out)
     int error = posix_memalign(&memory, align, size);
     if (error)
         return gln_fail(GLN_ERR_MEMORY, "cannot allocate %zu bytes: %s", bytes, strerror(error));
-    if (align == HUGE_BYTES)
-        (void)madvise(memory, size, MADV_HUGEPAGE); /* a hint; may be refused */
+    if (align ==
+        HUGE_BYTES) /* a hint; may be refused. Whole pages, so that size is what it takes */
+        (void)madvise(memory, size / HUGE_BYTES * HUGE_BYTES, MADV_HUGEPAGE);
     memset(memory, 0, size);
     *out = memory;
     return GLN_OK;
@@ -58,6 +61,30 @@ static gln_status_t cpu_synchronize(gln_stream_t stream)
     return GLN_OK;
 }
 
+/* Address space; its length stands in the page before it. */
+static gln_status_t reserve_alloc(size_t bytes, void **out)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    if (bytes > SIZE_MAX - page)
+        return gln_fail(GLN_ERR_MEMORY, "cannot reserve %zu bytes: larger than the address space",
+                        bytes);
+    char *memory = mmap(NULL, bytes + page, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED)
+        return gln_fail(GLN_ERR_MEMORY, "cannot reserve %zu bytes of address space: %s", bytes,
+                        strerror(errno));
+    *(size_t *)(void *)memory = bytes + page;
+    *out = memory + page;
+    return GLN_OK;
+}
+
+static void reserve_release(void *memory)
+{
+    if (!memory) return;
+    char *start = (char *)memory - sysconf(_SC_PAGESIZE);
+    munmap(start, *(size_t *)(void *)start);
+}
+
 static const gln_device_t cpu = {
     .name = "cpu",
     .alloc = cpu_alloc,
@@ -67,7 +94,16 @@ static const gln_device_t cpu = {
     .synchronize = cpu_synchronize,
 };
 
+static const gln_device_t cpu_reserve = {
+    .name = "cpu",
+    .alloc = reserve_alloc,
+    .release = reserve_release,
+    .copy = cpu_copy,
+    .zero = cpu_zero,
+    .synchronize = cpu_synchronize,
+};
+
 const gln_device_t *gln_device_cpu(void)
 {
-    return &cpu;
+    return gln_memory_reserves() ? &cpu_reserve : &cpu;
 }

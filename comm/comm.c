@@ -5,6 +5,7 @@
 #include "comm/comm_internal.h"
 
 #include "base/log.h"
+#include "base/memory.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -52,12 +53,15 @@ gln_status_t gln_comm_scratch(gln_comm_t *comm, size_t bytes)
     if (posix_memalign(&grown, 64, bytes) != 0) {
         grown = NULL;
         status = gln_fail(GLN_ERR_MEMORY, "cannot allocate %zu bytes for sums over ranks", bytes);
+    } else {
+        memset(grown, 0, bytes); /* its pages are taken now */
     }
     status = gln_comm_agree(comm, status, NULL);
     if (status != GLN_OK) {
         free(grown);
         return status;
     }
+    gln_memory_note(GLN_MEMORY_SCRATCH, (int64_t)bytes - (int64_t)comm->scratch_bytes);
     free(comm->scratch);
     comm->scratch = grown;
     comm->scratch_bytes = bytes;
@@ -77,6 +81,7 @@ static gln_status_t no_data(const char *function, size_t bytes)
 void gln_comm_close(gln_comm_t *comm)
 {
     if (!comm) return;
+    gln_memory_note(GLN_MEMORY_SCRATCH, -(int64_t)comm->scratch_bytes);
     free(comm->scratch);
     free(comm->nodes);
     free(comm->links);

@@ -28,6 +28,10 @@ gln_status_t gln_comm_open_world(gln_comm_t **out);
 gln_status_t gln_comm_open_mpi(const void *mpi_comm, gln_comm_t **out);
 /** A world of one rank; touches no MPI. */
 gln_status_t gln_comm_open_self(gln_comm_t **out);
+/** Rank `rank` of a world of `ranks` that is only planned, `ranks_per_node` consecutive ones a node:
+ * objects can be opened on it, to learn their sizes, and no data be moved. Touches no MPI. Where a
+ * choice hangs on measured links, links of 2.5 GB/s between nodes are assumed. */
+gln_status_t gln_comm_open_plan(int rank, int ranks, int ranks_per_node, gln_comm_t **out);
 /** Ranks with the same `color`, ordered by rank here. COLLECTIVE over `parent`. */
 gln_status_t gln_comm_split(gln_comm_t *parent, int color, gln_comm_t **out);
 /** COLLECTIVE. Takes NULL. Finalises MPI if gln_comm_open_world initialised it and this is that
@@ -118,6 +122,8 @@ gln_status_t gln_comm_alltoall_i32(gln_comm_t *comm, const int32_t *send, int co
  *  COLLECTIVE. Allocates nothing after the first call with this n or a larger one. */
 gln_status_t gln_comm_tree_sum(gln_comm_t *comm, void *const *parts, int local, int64_t n,
                                gln_dtype_t dtype);
+/** Bytes of scratch that the communicator grows to for a sum of n elements over several ranks. */
+size_t gln_comm_tree_scratch(int64_t n, gln_dtype_t dtype);
 /** Exact sum of integers, any order. In place. COLLECTIVE. */
 gln_status_t gln_comm_sum_i64(gln_comm_t *comm, int64_t *values, int count);
 

@@ -145,6 +145,7 @@ gln_status_t gln_exchange_open(gln_comm_t *comm, const gln_exchange_options_t *o
     }
     if (status == GLN_OK) status = gln_exchange_window_open(x);
     if (status == GLN_OK) {
+        x->arena.kind = GLN_MEMORY_EXCHANGE;
         layout(x, &x->arena);
         status = gln_comm_agree(comm, gln_arena_commit(&x->arena, gln_device_cpu()), NULL);
     }

@@ -168,6 +168,17 @@ static gln_status_t power_tree(gln_comm_t *comm, void *const *parts, int local, 
     return GLN_OK;
 }
 
+static size_t chunk_scratch(size_t chunk_bytes, int64_t n, gln_dtype_t dtype)
+{
+    size_t bytes = (size_t)n * gln_dtype_bytes(dtype);
+    return bytes < chunk_bytes ? bytes : chunk_bytes;
+}
+
+size_t gln_comm_tree_scratch(int64_t n, gln_dtype_t dtype)
+{
+    return chunk_scratch(GLN_COMM_TREE_CHUNK_BYTES, n, dtype);
+}
+
 gln_status_t gln_comm_tree_sum(gln_comm_t *comm, void *const *parts, int local, int64_t n,
                                gln_dtype_t dtype)
 {
@@ -190,8 +201,7 @@ gln_status_t gln_comm_tree_sum(gln_comm_t *comm, void *const *parts, int local, 
     if (n == 0) return GLN_OK;
     for (int i = 0; i < local; i++)
         if (!parts[i]) return gln_fail(GLN_ERR_ARGUMENT, "gln_comm_tree_sum: part %d is NULL", i);
-    size_t bytes = (size_t)n * gln_dtype_bytes(dtype);
-    size_t chunk = bytes < comm->tree_chunk_bytes ? bytes : comm->tree_chunk_bytes;
+    size_t chunk = chunk_scratch(comm->tree_chunk_bytes, n, dtype);
     if (comm->size > 1) {
         gln_status_t status = gln_comm_scratch(comm, chunk);
         if (status != GLN_OK) return status;

@@ -4,6 +4,7 @@
 #include "comm/window.h"
 
 #include "base/log.h"
+#include "base/memory.h"
 #include "comm/units.h"
 #include <errno.h>
 #include <sched.h>
@@ -16,9 +17,8 @@
 
 enum { spins_before_yield = 200, window_align = 64 };
 /* What is left free beyond the windows: Open MPI keeps a segment of 4 MiB per rank in the same
- * place, whose pages it takes only when it touches them; and the part of the room from which on it
- * is scarce. */
-enum { rank_extra = (4 << 20) + (64 << 10), node_extra = 256 << 10, scarce = 8 };
+ * place, whose pages it takes only when it touches them. */
+enum { rank_extra = (4 << 20) + (64 << 10), node_extra = 256 << 10 };
 
 _Static_assert(sizeof(gln_counter_t) == 64, "one counter per cache line");
 _Static_assert(sizeof(_Atomic uint64_t) == sizeof(uint64_t), "counters are free of locks");
@@ -29,12 +29,14 @@ static gln_status_t plain_open(size_t bytes, gln_window_t *w)
         w->handle = NULL;
         return gln_fail(GLN_ERR_MEMORY, "cannot allocate %zu bytes for received rows", bytes);
     }
+    if (!gln_memory_reserves()) memset(w->handle, 0, bytes); /* none is taken in a step */
     w->bases[w->comm->rank] = w->handle;
+    gln_memory_note(GLN_MEMORY_EXCHANGE, (int64_t)bytes);
     return GLN_OK;
 }
 
-/* Is there room for the windows of this node? *tight: so little that pages are to be taken now. */
-static gln_status_t room_check(gln_comm_t *comm, size_t bytes, int *tight)
+/* Is there room for the windows of this node? */
+static gln_status_t room_check(gln_comm_t *comm, size_t bytes)
 {
     char where[128] = "", room_text[16], need_text[16];
     int ranks = 0;
@@ -42,7 +44,6 @@ static gln_status_t room_check(gln_comm_t *comm, size_t bytes, int *tight)
         ranks += comm->nodes[r] == comm->nodes[comm->rank];
     double need = (double)ranks * (double)(bytes + rank_extra) + node_extra;
     int64_t room = comm->ops->window_room(comm, where, sizeof where);
-    *tight = room >= 0 && need > (double)room / scarce;
     if (room < 0 || (double)room >= need) return GLN_OK;
     gln_bytes_text((double)room, room_text);
     gln_bytes_text(need, need_text);
@@ -52,8 +53,8 @@ static gln_status_t room_check(gln_comm_t *comm, size_t bytes, int *tight)
                     where, comm->rank, room_text, ranks, need_text);
 }
 
-/* Take the pages of the own part now. Kernels before 5.14 cannot say that there are none, and take
- * them when they are touched. */
+/* Take the pages of the own part now: a step takes none, and want of them shows here. Kernels
+ * before 5.14 cannot say that there are none, and take them when they are touched. */
 static gln_status_t pages_take(gln_comm_t *comm, char *part, size_t bytes)
 {
 #ifndef MADV_POPULATE_WRITE
@@ -67,12 +68,14 @@ static gln_status_t pages_take(gln_comm_t *comm, char *part, size_t bytes)
                     comm->rank, bytes, strerror(errno == EFAULT ? ENOSPC : errno));
 }
 
-static gln_status_t memory_open(gln_window_t *w, int tight)
+static gln_status_t memory_open(gln_window_t *w)
 {
     gln_comm_t *comm = w->comm;
     if (!w->shared) return plain_open(w->bytes, w);
     gln_status_t status = comm->ops->window_open(comm, w->bytes, w->bases, &w->handle);
-    return status == GLN_OK && tight ? pages_take(comm, w->bases[comm->rank], w->bytes) : status;
+    if (w->handle) gln_memory_note(GLN_MEMORY_WINDOW, (int64_t)w->bytes);
+    if (status != GLN_OK || gln_memory_reserves()) return status;
+    return pages_take(comm, w->bases[comm->rank], w->bytes);
 }
 
 /* Agree, and pass on what the lowest rank that failed had to say. */
@@ -98,12 +101,11 @@ static gln_status_t parts_open(gln_window_t *w, gln_window_kind_t kind, char *re
     w->places = calloc(size, sizeof *w->places);
     int *seen = calloc((size_t)comm->nodes_count + size, sizeof *seen);
     gln_status_t status = GLN_OK;
-    int tight = 0;
     gln_log_hold(kind == GLN_WINDOW_TRY);
     if (!w->bases || !w->places || !seen)
         status = gln_fail(GLN_ERR_MEMORY, "cannot allocate a window over %d ranks", comm->size);
     else if (w->shared)
-        status = room_check(comm, w->bytes, &tight);
+        status = room_check(comm, w->bytes);
     gln_log_hold(0);
     status = leave_together(comm, status, reason, speaks);
     for (int r = 0; r < comm->size && status == GLN_OK; r++)
@@ -111,7 +113,7 @@ static gln_status_t parts_open(gln_window_t *w, gln_window_kind_t kind, char *re
     free(seen);
     if (status != GLN_OK) return status;
     gln_log_hold(kind == GLN_WINDOW_TRY);
-    status = memory_open(w, tight);
+    status = memory_open(w);
     gln_log_hold(0);
     if (comm->given_up && kind == GLN_WINDOW_TRY) gln_log(GLN_LOG_ERROR, "%s", gln_last_error());
     return leave_together(comm, status, reason, speaks);
@@ -144,6 +146,9 @@ gln_status_t gln_window_open(gln_comm_t *comm, size_t bytes, size_t head, gln_wi
 
 void gln_window_close(gln_window_t *window)
 {
+    if (window->handle)
+        gln_memory_note(window->shared ? GLN_MEMORY_WINDOW : GLN_MEMORY_EXCHANGE,
+                        -(int64_t)window->bytes);
     if (window->handle && window->shared)
         window->comm->ops->window_close(window->comm, window->handle);
     else

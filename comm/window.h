@@ -35,8 +35,8 @@ typedef enum gln_window_kind {
 enum { GLN_WINDOW_REASON = 256 };
 
 /** Memory of `bytes` per rank, aligned to 64; its first `head` bytes are zero. Shared memory is
- * asked for only where the node has room for all its ranks, and is taken at once where it needs
- * more than an eighth of that: a file system that is full would end the job at the first touch.
+ * asked for only where the node has room for all its ranks, and its pages are taken at once: a file
+ * system that is full would end the job at the first touch.
  *  @param kind    the same on every rank
  *  @param reason  NULL, or receives on failure what the lowest rank that failed says, on every rank
  *  @param speaks  NULL, or receives 1 on that rank, 0 elsewhere

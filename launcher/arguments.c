@@ -64,6 +64,10 @@ static const gln_option_text_t texts[GLN_OPTIONS] = {
                            "experts, routes)"},
     [GLN_OPTION_AGAINST] = {"--against", "WHAT", "torch: the same layer in PyTorch, in turn"},
     [GLN_OPTION_PYTHON] = {"--python", "FILE", "interpreter that has torch; default: python3"},
+    [GLN_OPTION_MEMORY] = {"--memory", NULL, "bytes a rank takes, by kind"},
+    [GLN_OPTION_JOB_RANKS] = {"--ranks", "N", "ranks of the job; default: 1"},
+    [GLN_OPTION_RANKS_PER_NODE] = {"--ranks-per-node", "N",
+                                   "of them on a node; default: all on one"},
 };
 
 const gln_option_text_t *gln_option_text(gln_option_t option)

@@ -51,6 +51,9 @@ typedef enum gln_option {
     GLN_OPTION_SHAPES,
     GLN_OPTION_AGAINST,
     GLN_OPTION_PYTHON,
+    GLN_OPTION_MEMORY,
+    GLN_OPTION_JOB_RANKS,
+    GLN_OPTION_RANKS_PER_NODE,
     GLN_OPTIONS
 } gln_option_t;
 

@@ -211,6 +211,14 @@ static const gln_command_t commands[] = {
      "would bind them; without a run file each rank has a GPU where there are any.\n",
      COMMON | BIT(SET) | BIT(JSON) | BIT(XML) | BIT(SYNTHETIC) | BIT(RANKS) | BIT(SVG), 0, 1, 0,
      gln_command_topo},
+    {"plan", "RUN.yaml", "memory a run will take, without running it",
+     "Computes, on one process and without the job's ranks, what each rank of a training takes at "
+     "its peak:\n"
+     "weights, gradients, moments, activations, exchange, and the process itself (measured here). "
+     "gleaner\n"
+     "train prints the same figure beside its real peak. docs/memory.md explains the figures.\n",
+     COMMON | BIT(SET) | BIT(JSON) | BIT(MEMORY) | BIT(JOB_RANKS) | BIT(RANKS_PER_NODE), 1, 1, 0,
+     gln_command_plan},
     {"info", "", "version, machine and job as gleaner sees them", "", COMMON | BIT(JSON), 0, 0, 0,
      gln_command_info},
     {NULL, NULL, NULL, NULL, 0, 0, 0, 0, NULL},

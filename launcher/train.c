@@ -139,12 +139,16 @@ static gln_status_t prepare(gln_train_t *t)
     if (status != GLN_OK) return status;
     gln_run_options_t opened = t->run; /* config.yaml keeps threads as they were asked for */
     opened.parallel.threads = t->machine.threads;
+    status = gln_memory_look_ahead(&t->session, &opened, &t->planned);
+    status = gln_session_agree(&t->session, status);
+    if (status != GLN_OK) return status;
     status = gln_trainer_open(t->session.comm, &opened, GLN_TRAINER_TRAIN, &t->trainer);
     status = gln_session_agree(&t->session, status);
     if (status != GLN_OK) return status;
     status = gln_session_agree(&t->session, gln_trainer_resume(t->trainer, NULL));
     if (status != GLN_OK) return status;
     t->first_step = t->last.step = gln_trainer_at(t->trainer);
+    if (t->first_step > 0) gln_resident_reset_peak(); /* pages of the checkpoint are the system's */
     find_changes(t, changes, sizeof changes);
     status = gln_session_agree(&t->session, create_folder(t));
     if (status != GLN_OK) return status;
@@ -254,6 +258,8 @@ static gln_status_t finish(gln_train_t *t)
 {
     static char sample[12 * SAMPLE_COUNT + 1];
     gln_status_t status = GLN_OK;
+    status = gln_memory_measure(&t->session, &t->measured);
+    if (status != GLN_OK) return status;
     gln_trainer_close(t->trainer); /* its memory is wanted for the sample */
     t->trainer = NULL;
     if (!t->speaks) return gln_session_agree(&t->session, GLN_OK);

@@ -5,6 +5,7 @@
 #include "launcher/arguments.h"
 #include "launcher/bind.h"
 #include "launcher/machine.h"
+#include "launcher/memory.h"
 #include "launcher/run_folder.h"
 #include "launcher/session.h"
 #include "launcher/setup.h"
@@ -43,6 +44,8 @@ typedef struct gln_train {
     double line_seconds;
     int64_t gzip_bytes, valid_bytes; /* 0: not measured */
     char checkpoint[GLN_RUN_PATH_MAX];
+    gln_memory_plan_t planned;            /* this rank */
+    gln_memory_measured_t measured;       /* peak_bytes 0: not measured yet */
     bool stopped;                         /* by a signal */
     int64_t record[GLN_TRAIN_RECORD_MAX]; /* steps whose routing is recorded, ascending */
     int record_count;

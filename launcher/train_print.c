@@ -272,6 +272,19 @@ static void write_work(const gln_train_t *t, FILE *out)
     fprintf(out, "ledger of all steps, per cent: %s\n", ledger);
 }
 
+static void write_memory(const gln_train_t *t, FILE *out)
+{
+    const gln_memory_measured_t *m = &t->measured;
+    char planned[16], peak[16], node[16];
+    gln_text_bytes((double)t->planned.total_bytes, planned, sizeof planned);
+    gln_text_bytes((double)m->peak_bytes, peak, sizeof peak);
+    gln_text_bytes((double)m->node_bytes, node, sizeof node);
+    fprintf(out, "memory: planned %s a rank, peak %s (%+.1f %%)", planned, peak,
+            100 * ((double)m->peak_bytes / (double)t->planned.total_bytes - 1));
+    if (t->session.ranks > 1) fprintf(out, " on rank %d; %s a node", m->rank, node);
+    fprintf(out, "\n");
+}
+
 static void write_next(const gln_train_t *t, FILE *out)
 {
     const char *program = t->arguments->program, *dir = t->run.run.dir;
@@ -300,6 +313,8 @@ static gln_status_t print_end_json(const gln_train_t *t, const char *sample)
     json_object_set_new(object, "seconds", gln_figures_real(gln_clock() - t->begin));
     json_object_set_new(object, "step_seconds", gln_figures_real(t->step_seconds));
     json_object_set_new(object, "ledger", gln_figures_ledger(&t->ledger));
+    json_object_set_new(object, "memory_planned", gln_memory_plan_json(&t->planned));
+    json_object_set_new(object, "memory", gln_memory_measured_json(&t->measured));
     if (t->valid_step >= 0) json_object_set_new(object, "valid", gln_figures_eval(&t->valid));
     if (t->gzip_bytes > 0) {
         json_object_set_new(object, "gzip_bytes", json_integer(t->gzip_bytes));
@@ -324,6 +339,7 @@ gln_status_t gln_train_print_end(gln_train_t *t, const char *sample)
     if (!out) return gln_fail(GLN_ERR_MEMORY, "report: out of memory");
     write_result(t, out);
     write_work(t, out);
+    write_memory(t, out);
     if (sample) fprintf(out, "\ngenerated text:\n----\n%s\n----\n", sample);
     write_next(t, out);
     gln_status_t status =

@@ -120,6 +120,7 @@ gln_status_t gln_layer_open(const gln_parallel_t *parallel, gln_kernels_t *kerne
             index);
         goto fail;
     }
+    layer->arena.kind = GLN_MEMORY_ACTIVATIONS;
     layout(layer, &bounds);
     status = gln_arena_commit(&layer->arena, gln_device_cpu());
     if (status != GLN_OK) goto fail;

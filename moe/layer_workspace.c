@@ -260,6 +260,7 @@ gln_status_t gln_layer_workspace_open(const gln_parallel_t *parallel, gln_kernel
         status = gln_layer_bounds_set(parallel, kernels, options, router, &w->bounds);
     gln_router_close(router);
     if (status == GLN_OK) {
+        w->arena.kind = GLN_MEMORY_ACTIVATIONS;
         layout(w, kernels);
         status = gln_arena_commit(&w->arena, gln_device_cpu());
     }

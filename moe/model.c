@@ -289,6 +289,7 @@ gln_status_t gln_model_open(const gln_parallel_t *parallel, gln_kernels_t *kerne
     if (m->chunk > m->tokens) m->chunk = m->tokens;
     status = open_parameters(m, weights);
     if (status != GLN_OK) goto close_model;
+    m->arena.kind = GLN_MEMORY_ACTIVATIONS;
     layout(m, &m->arena);
     status = gln_arena_commit(&m->arena, gln_device_cpu());
     if (status != GLN_OK) goto close_model;

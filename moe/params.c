@@ -167,18 +167,22 @@ static void layout(gln_params_t *params, int training)
     const gln_parallel_t *p = params->parallel;
     size_t dense = (size_t)params->dense_count * gln_dtype_bytes(params->acc);
     size_t expert = (size_t)params->expert_count * gln_dtype_bytes(params->acc);
+    arena->kind = GLN_MEMORY_WEIGHTS;
     params->dense_w = gln_arena_take(arena, dense);
     params->expert_w = gln_arena_take(arena, expert);
     if (params->dtype != params->acc) {
         size_t bytes = gln_dtype_bytes(params->dtype);
+        arena->kind = GLN_MEMORY_COPIES;
         params->dense_copy = gln_arena_take(arena, (size_t)params->dense_count * bytes);
         params->expert_copy = gln_arena_take(arena, (size_t)params->expert_count * bytes);
     }
     if (!training) return;
+    arena->kind = GLN_MEMORY_MOMENTS;
     params->dense_m = gln_arena_take(arena, dense);
     params->dense_v = gln_arena_take(arena, dense);
     params->expert_m = gln_arena_take(arena, expert);
     params->expert_v = gln_arena_take(arena, expert);
+    arena->kind = GLN_MEMORY_GRADIENTS;
     params->dense_grad = gln_arena_take(arena, (size_t)p->local_domains * sizeof(void *));
     params->expert_grad = gln_arena_take(arena, (size_t)p->local_groups * sizeof(void *));
     for (int i = 0; i < p->local_domains; i++) {

@@ -59,14 +59,19 @@ static gln_status_t open_data(gln_trainer_t *x)
     return gln_comm_agree(x->comm, status, &rank);
 }
 
+gln_status_t gln_trainer_open_kernels(const gln_run_options_t *run, gln_pool_t **pool,
+                                      gln_kernels_t **kernels)
+{
+    const int threads = run->parallel.threads > 0 ? (int)run->parallel.threads : 1;
+    gln_status_t status = gln_pool_open(threads, pool);
+    if (status != GLN_OK) return status;
+    return gln_kernels_open(run->parallel.backend == 1 ? GLN_BACKEND_REF : GLN_BACKEND_CPU,
+                            gln_run_dtype(run), *pool, kernels);
+}
+
 static gln_status_t open_kernels(gln_trainer_t *x)
 {
-    const gln_run_options_t *run = &x->run;
-    const int threads = run->parallel.threads > 0 ? (int)run->parallel.threads : 1;
-    gln_status_t status = gln_pool_open(threads, &x->pool);
-    if (status == GLN_OK)
-        status = gln_kernels_open(run->parallel.backend == 1 ? GLN_BACKEND_REF : GLN_BACKEND_CPU,
-                                  gln_run_dtype(run), x->pool, &x->kernels);
+    gln_status_t status = gln_trainer_open_kernels(&x->run, &x->pool, &x->kernels);
     int rank = 0;
     return gln_comm_agree(x->comm, status, &rank);
 }
@@ -84,7 +89,7 @@ static gln_status_t open_placement(gln_trainer_t *x)
     gln_status_t status = GLN_OK;
     if (!domain_of || !x->expert_at)
         status = gln_fail(GLN_ERR_MEMORY, "no memory for a placement of %zu bytes", bytes);
-    else if (x->parallel.rank == 0)
+    else if (x->parallel.rank == 0 || x->mode == GLN_TRAINER_PLAN) /* alone there */
         status = gln_placement_file_read(run->parallel.placement, (int)experts,
                                          x->parallel.group_domains, (int)layers, domain_of);
     status = gln_comm_agree(x->comm, status, &rank);
@@ -111,18 +116,33 @@ static gln_status_t open_eval_model(gln_trainer_t *x)
                           gln_model_params(x->model), &x->eval_model);
 }
 
+/* A planned world adds nothing up, so that its scratch for that is never made: as in reduce of the
+ * optimizer. */
+static void note_sums(gln_trainer_t *x)
+{
+    const gln_params_t *params = gln_model_params(x->model);
+    const gln_parallel_t *p = &x->parallel;
+    int replicas = p->local_domains >= p->group_domains ? p->ranks : p->groups;
+    if (p->ranks > 1)
+        x->noted_sums = (int64_t)gln_comm_tree_scratch(params->dense_count, params->acc);
+    if (replicas > 1)
+        x->noted_sums += (int64_t)gln_comm_tree_scratch(params->expert_count, params->acc);
+    gln_memory_note(GLN_MEMORY_SCRATCH, x->noted_sums);
+}
+
 static gln_status_t open_models(gln_trainer_t *x)
 {
     const gln_run_options_t *run = &x->run;
     gln_model_options_t options = gln_run_model_options(run);
-    const int training = x->mode == GLN_TRAINER_TRAIN;
+    const int training = x->mode != GLN_TRAINER_EVAL;
     options.expert_at = x->expert_at;
     x->sequences = run->train.batch / (x->parallel.domains * run->train.accumulation);
     if (x->sequences < 1) x->sequences = 1;
     x->eval_sequences = x->sequences;
     gln_status_t status =
         gln_model_open(&x->parallel, x->kernels, &options, x->sequences, training, NULL, &x->model);
-    if (status == GLN_OK && x->valid && !gln_run_eval_is_train(run)) status = open_eval_model(x);
+    if (status == GLN_OK && run->data.valid[0] && !gln_run_eval_is_train(run))
+        status = open_eval_model(x);
     if (status == GLN_OK && training) {
         const gln_optimizer_options_t o = {.lr = run->train.lr,
                                            .lr_min = run->train.lr_min,
@@ -141,7 +161,10 @@ static gln_status_t open_models(gln_trainer_t *x)
         x->target = calloc(tokens, sizeof *x->target);
         if (!x->ids || !x->target)
             status = gln_fail(GLN_ERR_MEMORY, "no memory for a batch of %zu tokens", tokens);
+        else
+            gln_memory_note(GLN_MEMORY_OTHER, x->noted = (int64_t)(tokens * 2 * sizeof *x->ids));
     }
+    if (status == GLN_OK && x->mode == GLN_TRAINER_PLAN) note_sums(x);
     int rank = 0;
     return gln_comm_agree(x->comm, status, &rank);
 }
@@ -167,11 +190,12 @@ gln_status_t gln_trainer_open(gln_comm_t *comm, const gln_run_options_t *run,
     gln_status_t status =
         gln_parallel_open(comm, (int)run->parallel.domains, (int)run->parallel.expert_replicas,
                           (int)run->model.experts, &x->parallel);
-    if (status == GLN_OK) status = open_data(x);
+    if (status == GLN_OK && mode != GLN_TRAINER_PLAN) status = open_data(x);
     if (status == GLN_OK) status = open_kernels(x);
     if (status == GLN_OK) status = open_placement(x);
     if (status == GLN_OK) status = open_models(x);
-    if (status == GLN_OK) gln_params_init(gln_model_params(x->model), (uint64_t)run->train.seed);
+    if (status == GLN_OK && mode != GLN_TRAINER_PLAN)
+        gln_params_init(gln_model_params(x->model), (uint64_t)run->train.seed);
     if (status == GLN_OK) status = open_start(x);
     if (status != GLN_OK) {
         gln_trainer_close(x);
@@ -185,6 +209,8 @@ void gln_trainer_close(gln_trainer_t *x)
 {
     if (!x) return;
     gln_recorder_close(x->recorder);
+    gln_memory_note(GLN_MEMORY_OTHER, -x->noted);
+    gln_memory_note(GLN_MEMORY_SCRATCH, -x->noted_sums);
     free(x->target);
     free(x->ids);
     gln_optimizer_close(x->optimizer);

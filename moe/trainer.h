@@ -39,7 +39,8 @@ typedef struct gln_eval_report {
 
 typedef enum gln_trainer_mode {
     GLN_TRAINER_TRAIN, /* training and validation data, moments, gradients */
-    GLN_TRAINER_EVAL   /* weights and validation data only */
+    GLN_TRAINER_EVAL,  /* weights and validation data only */
+    GLN_TRAINER_PLAN   /* as TRAIN, without data and weights: to learn sizes (moe/memory_plan.h) */
 } gln_trainer_mode_t;
 
 /** Open data, kernels (with run->parallel.threads threads, 0: 1), model; initialise weights from

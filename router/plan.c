@@ -40,6 +40,7 @@ gln_status_t gln_plan_open(const gln_router_t *router, gln_plan_t **out)
         return gln_fail(GLN_ERR_ARGUMENT, "plan open got NULL for %s", router ? "out" : "router");
     gln_plan_t *plan = calloc(1, sizeof *plan);
     if (!plan) return gln_fail(GLN_ERR_MEMORY, "no memory for a plan of %zu bytes", sizeof *plan);
+    plan->arena.kind = GLN_MEMORY_ROUTER;
     layout(router, plan);
     gln_status_t status = gln_arena_commit(&plan->arena, gln_device_cpu());
     if (status != GLN_OK) {

@@ -75,6 +75,7 @@ gln_status_t gln_router_open(const gln_router_options_t *options, const gln_rout
     router->pool = pool;
     router->capacity_max = gln_router_capacity(router, router->shape.capacity_factor_max);
     cut_blocks(router);
+    router->arena.kind = GLN_MEMORY_ROUTER;
     layout(router);
     status = gln_arena_commit(&router->arena, gln_device_cpu());
     if (status != GLN_OK) goto free_router;
