@@ -1,7 +1,7 @@
 # The public headers, and what is made of them at configure time: the copies that are installed, and the list of
 # symbols that the shared library exports. A function is public because an installed header declares it.
 set(GLN_PUBLIC_HEADERS
-  base/arena.h base/device.h base/log.h base/pool.h base/status.h base/tensor.h
+  base/arena.h base/memory.h base/device.h base/log.h base/pool.h base/status.h base/tensor.h
   kernels/backend.h
   router/ledger.h router/policies.h router/router.h
   comm/comm.h comm/exchange.h

@@ -5,6 +5,7 @@
  * formula, half of all pairs of a query and a key being causal: forward two products, backward five
  * of 2 dh for each pair and head, so 2 B S^2 heads dh and 5 B S^2 heads dh. A repetition is a
  * forward call, a backward call and one N x N x N product, in turn. */
+#include "kernels/kernels.h"
 #include "launcher/command.h"
 
 #include "base/log.h"

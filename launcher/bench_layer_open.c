@@ -1,5 +1,6 @@
 /* One MoE layer with random weights and input, ready to run, and what it costs by formula: what
  * `gleaner bench layer` and `bench growth` time. */
+#include "kernels/kernels.h"
 #include "launcher/bench_layer.h"
 
 #include "base/log.h"

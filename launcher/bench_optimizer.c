@@ -8,6 +8,7 @@
  * written counts once, one updated in place twice; vectors of T or H numbers do not count, nor does
  * what the caches read only to write over it. The bound is the better of the two passes. memcpy and
  * a triad stand at the head of the table, held against the same passes. */
+#include "kernels/kernels.h"
 #include "launcher/command.h"
 
 #include "base/log.h"

@@ -7,6 +7,7 @@
  * twice the forward; rows of experts are the ledger's; norms, activations, softmax, routing, moving
  * rows and the optimizer count as nothing. The parts of a step are its own laps (moe/step_times.h),
  * means over repetitions and ranks; what no lap claims is printed as unaccounted. */
+#include "kernels/kernels.h"
 #include "launcher/command.h"
 
 #include "base/log.h"
