@@ -190,6 +190,10 @@ typedef struct gln_kernel_ops {
      * n (TN) may differ too. Work is shared between threads by size, not by item. */
     gln_status_t (*gemm)(gln_kernels_t *k, gln_gemm_mode_t mode, const gln_gemm_t *items,
                          int count);
+    /* The same by the library beneath, where gemm is code of this project: what benches hold gemm
+     * against. Not for training: its rows may have other bits. */
+    gln_status_t (*gemm_library)(gln_kernels_t *k, gln_gemm_mode_t mode, const gln_gemm_t *items,
+                                 int count);
     gln_status_t (*rmsnorm)(gln_kernels_t *k, const gln_rmsnorm_t *args);
     gln_status_t (*rmsnorm_backward)(gln_kernels_t *k, const gln_rmsnorm_backward_t *args);
     gln_status_t (*rope)(gln_kernels_t *k, const gln_rope_t *args);

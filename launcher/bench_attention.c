@@ -159,7 +159,7 @@ static gln_status_t measure(bench_t *b, const shape_t *s)
         times[1] = gln_clock();
         if (status == GLN_OK) status = b->kernels->ops->attention_backward(b->kernels, &args);
         times[2] = gln_clock();
-        if (status == GLN_OK) status = b->kernels->ops->gemm(b->kernels, mode, &plain, 1);
+        if (status == GLN_OK) status = b->kernels->ops->gemm_library(b->kernels, mode, &plain, 1);
         times[3] = gln_clock();
         if (status != GLN_OK) return status;
         for (int pass = 0; pass <= PASSES; pass++)

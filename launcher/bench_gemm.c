@@ -180,11 +180,13 @@ static double set_items(bench_t *b, const shape_t *s, const product_t *p)
     return 2 * (double)first * (double)in * (double)out;
 }
 
-static gln_status_t run(bench_t *b, gln_gemm_mode_t mode, const gln_gemm_t *items, int64_t count,
-                        double *seconds)
+typedef gln_status_t (*gemm_t)(gln_kernels_t *, gln_gemm_mode_t, const gln_gemm_t *, int);
+
+static gln_status_t run(bench_t *b, gemm_t gemm, gln_gemm_mode_t mode, const gln_gemm_t *items,
+                        int64_t count, double *seconds)
 {
     double begin = gln_clock();
-    gln_status_t status = b->kernels->ops->gemm(b->kernels, mode, items, (int)count);
+    gln_status_t status = gemm(b->kernels, mode, items, (int)count);
     *seconds = gln_clock() - begin;
     return status;
 }
@@ -213,10 +215,10 @@ static gln_status_t measure(bench_t *b, const shape_t *s, const product_t *p, fi
     for (int64_t i = -WARM_UPS; status == GLN_OK && i < b->repeat; i++) {
         int64_t place = i < 0 ? 0 : i;
         gln_gemm_mode_t mode = {.form = p->form, .accumulate = tn, .c_acc = tn};
-        status = run(b, mode, b->items, s->experts, &b->seconds[place]);
+        status = run(b, b->kernels->ops->gemm, mode, b->items, s->experts, &b->seconds[place]);
         if (status == GLN_OK)
-            status =
-                run(b, (gln_gemm_mode_t){.form = GLN_GEMM_NN}, &plain, 1, &b->plain_seconds[place]);
+            status = run(b, b->kernels->ops->gemm_library, (gln_gemm_mode_t){.form = GLN_GEMM_NN},
+                         &plain, 1, &b->plain_seconds[place]);
     }
     if (status != GLN_OK) return status;
     qsort(b->seconds, (size_t)b->repeat, sizeof(double), compare);

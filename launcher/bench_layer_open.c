@@ -221,7 +221,8 @@ gln_status_t gln_bench_layer_plain(gln_bench_layer_t *b)
                        .ldb = b->gemm_n,
                        .c = b->c,
                        .ldc = b->gemm_n};
-    return b->kernels->ops->gemm(b->kernels, (gln_gemm_mode_t){.form = GLN_GEMM_NN}, &item, 1);
+    return b->kernels->ops->gemm_library(b->kernels, (gln_gemm_mode_t){.form = GLN_GEMM_NN}, &item,
+                                         1);
 }
 
 gln_status_t gln_bench_layer_measure(gln_bench_layer_t *b,

@@ -204,7 +204,8 @@ static gln_status_t run_gemm(bench_t *b)
                        .ldb = b->gemm_n,
                        .c = b->c,
                        .ldc = b->gemm_n};
-    return b->kernels->ops->gemm(b->kernels, (gln_gemm_mode_t){.form = GLN_GEMM_NN}, &item, 1);
+    return b->kernels->ops->gemm_library(b->kernels, (gln_gemm_mode_t){.form = GLN_GEMM_NN}, &item,
+                                         1);
 }
 
 /* Time `work` on all ranks from a common start; *seconds is the largest over the ranks. */

@@ -11,8 +11,8 @@
 
 #define GLN_CPU_TABLE(type)                                                                     \
     {                                                                                           \
-        .name = "cpu", .gemm = gln_cpu_gemm, .sum_squares = gln_cpu_sum_squares,                \
-        .rmsnorm = gln_cpu_##type##_rmsnorm,                                                    \
+        .name = "cpu", .gemm = gln_cpu_gemm, .gemm_library = gln_cpu_gemm_library,              \
+        .sum_squares = gln_cpu_sum_squares, .rmsnorm = gln_cpu_##type##_rmsnorm,                \
         .rmsnorm_backward = gln_cpu_##type##_rmsnorm_backward, .rope = gln_cpu_##type##_rope,   \
         .attention = gln_cpu_##type##_attention,                                                \
         .attention_backward = gln_cpu_##type##_attention_backward,                              \

@@ -189,6 +189,8 @@ GLN_INLINE void gln_lanes_add(const float *x, int64_t count, float lanes[GLN_LAN
 /* ---- the slots --------------------------------------------------------------------------- */
 gln_status_t gln_cpu_gemm(gln_kernels_t *k, gln_gemm_mode_t mode, const gln_gemm_t *items,
                           int count);
+gln_status_t gln_cpu_gemm_library(gln_kernels_t *k, gln_gemm_mode_t mode, const gln_gemm_t *items,
+                                  int count);
 void gln_cpu_gemm_close(gln_cpu_state_t *state);
 void gln_cpu_rope_close(gln_cpu_state_t *state);
 gln_status_t gln_cpu_sum_squares(gln_kernels_t *k, int64_t n, const void *x, double *out);

@@ -1,5 +1,5 @@
-/* Grouped matrix products out of oneDNN products of fixed shape, 2 m n k operations: on machines for
- * which gemm_panel.c has no inner loop.
+/* Grouped matrix products out of oneDNN products of fixed shape, 2 m n k operations: on machines
+ * for which gemm_panel.c has no inner loop.
  *
  * NN and NT cut the rows of every item into blocks of fixed sizes; each block is a task. TN cuts C
  * into tiles that stay in the second-level cache, each a task, and walks over the summed rows in
@@ -249,15 +249,28 @@ static gln_status_t run_items(gln_cpu_state_t *state, gln_gemm_mode_t mode, cons
     return status;
 }
 
-gln_status_t gln_cpu_gemm(gln_kernels_t *k, gln_gemm_mode_t mode, const gln_gemm_t *items,
-                          int count)
+static gln_status_t run_all(gln_cpu_state_t *state, int on_panels, gln_gemm_mode_t mode,
+                            const gln_gemm_t *items, int count)
 {
-    gln_cpu_state_t *state = k->state;
     int entered = gln_cpu_library_enter(state);
     gln_status_t status = GLN_OK;
 
     for (int first = 0; first < count && status == GLN_OK; first += GLN_CPU_ITEMS_MAX)
-        status = (state->panels != NULL ? gln_cpu_gemm_panels : run_items)(
+        status = (on_panels ? gln_cpu_gemm_panels : run_items)(
             state, mode, items + first, (int)gln_cpu_min(count - first, GLN_CPU_ITEMS_MAX));
     return gln_cpu_library_leave(state, entered, status);
+}
+
+gln_status_t gln_cpu_gemm(gln_kernels_t *k, gln_gemm_mode_t mode, const gln_gemm_t *items,
+                          int count)
+{
+    gln_cpu_state_t *state = k->state;
+
+    return run_all(state, state->panels != NULL, mode, items, count);
+}
+
+gln_status_t gln_cpu_gemm_library(gln_kernels_t *k, gln_gemm_mode_t mode, const gln_gemm_t *items,
+                                  int count)
+{
+    return run_all(k->state, 0, mode, items, count);
 }

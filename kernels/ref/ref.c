@@ -5,7 +5,8 @@
 
 #define GLN_REF_TABLE(type)                                                                     \
     {                                                                                           \
-        .name = "ref", .gemm = gln_ref_##type##_gemm, .rmsnorm = gln_ref_##type##_rmsnorm,      \
+        .name = "ref", .gemm = gln_ref_##type##_gemm, .gemm_library = gln_ref_##type##_gemm,    \
+        .rmsnorm = gln_ref_##type##_rmsnorm,                                                    \
         .rmsnorm_backward = gln_ref_##type##_rmsnorm_backward, .rope = gln_ref_##type##_rope,   \
         .attention = gln_ref_##type##_attention,                                                \
         .attention_backward = gln_ref_##type##_attention_backward,                              \
