@@ -247,7 +247,7 @@ void gln_bench_times_add(gln_layer_times_t *sum, const gln_layer_times_t *times)
     sum->router += times->router;
     sum->exchange += times->exchange;
     sum->gemm += times->gemm;
-    sum->move += times->move - times->activation;
+    sum->move += times->move;
     sum->activation += times->activation;
     sum->total += times->total;
     sum->flight += times->flight;

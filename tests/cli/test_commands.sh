@@ -136,7 +136,7 @@ documented out
 small="--set model.hidden=32 --set model.expert_hidden=64 --tokens 64 --repeat 3 --gemm 64"
 must_run 0 bench layer $small
 says "bench layer" 'tokens/s .*ratio to the plain product' out
-says "bench layer" 'GEMM [0-9.]+ %' out
+says "bench layer" 'products [0-9.]+, router' out
 must_run 2 bench layer $small --json
 has_keys "bench --json" out bench median_seconds min_seconds tokens_per_second gemm_share flight_seconds hidden_share ratio ledger
 documented out
