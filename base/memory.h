@@ -11,6 +11,7 @@
 extern "C" {
 #endif
 
+/* What memory is for. */
 typedef enum gln_memory_kind {
     GLN_MEMORY_OTHER,       /* token ids and the like */
     GLN_MEMORY_WEIGHTS,     /* master weights */
@@ -30,11 +31,13 @@ const char *gln_memory_name(gln_memory_kind_t kind);
 
 /** `bytes` more of a kind are held, or fewer where negative. */
 void gln_memory_note(gln_memory_kind_t kind, int64_t bytes);
+/** Bytes of a kind that are held now. */
 int64_t gln_memory_held(gln_memory_kind_t kind);
 
 /** While on, the CPU device hands out address space whose pages are taken when they are touched;
  * it reads as zeros. For plans. Blocks are released as before. */
 void gln_memory_reserve(int on);
+/** 1 while gln_memory_reserve is on. */
 int gln_memory_reserves(void);
 
 #ifdef __cplusplus

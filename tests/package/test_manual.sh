@@ -4,7 +4,7 @@
 . "$(dirname "$0")/common.sh" "$@"
 gleaner=$prefix/bin/gleaner
 pages=$prefix/share/man/man1
-commands=$("$gleaner" help | sed -n '/^commands:/,/^$/s/^  \([a-z]* [a-z]*\|[a-z]*\) .*/\1/p' | sed 's/ *$//' | grep -v '^help')
+commands=$("$gleaner" help | sed -n '/^commands:/,/^$/s/^  \([a-z]* [a-z-]*\|[a-z]*\) .*/\1/p' | sed 's/ *$//' | grep -v '^help')
 [ "$(echo "$commands" | wc -l)" -ge 10 ] || fail "only these commands were found: $commands"
 
 options_of() { "$gleaner" $1 --help | sed -n '/^options:/,/^$/s/^  \(--[a-z-]*\).*/\1/p'; }
@@ -19,7 +19,7 @@ while read -r command; do
         fail "no page for gleaner $command"
         continue
     }
-    grep -qF "fB$command" "$pages/gleaner.1" || fail "gleaner.1 does not list $command"
+    grep -qF "fB${command//-/\\-}" "$pages/gleaner.1" || fail "gleaner.1 does not list $command"
     complete_words gleaner "${command%% *}" | grep -qx "${command%% *}" || fail "completion does not know $command"
     complete_words gleaner $command -- >"$work/offered"
     for option in $(options_of "$command"); do

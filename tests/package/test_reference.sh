@@ -8,6 +8,6 @@ command -v doxygen >/dev/null || {
 cd "$prefix/include/gleaner" || exit 1
 sed -e "s,@INPUT@,.,; s,@OUTPUT@,$work/reference,; s,@FILTER@,$source_dir/cmake/doxygen.awk," \
     "$source_dir/cmake/Doxyfile.in" >"$work/Doxyfile"
-doxygen "$work/Doxyfile" >"$work/log" 2>&1 || fail "$(grep -c warning "$work/log") warnings: $(grep warning "$work/log" | head -n 40)"
+doxygen "$work/Doxyfile" >"$work/log" 2>&1 || fail "undocumented: $(grep -E 'warning|error' "$work/log" | head -n 40)"
 [ -s "$work/reference/xml/index.xml" ] || fail "no reference was written"
 finish
