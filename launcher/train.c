@@ -139,9 +139,10 @@ static gln_status_t prepare(gln_train_t *t)
     if (status != GLN_OK) return status;
     gln_run_options_t opened = t->run; /* config.yaml keeps threads as they were asked for */
     opened.parallel.threads = t->machine.threads;
-    status = gln_memory_look_ahead(&t->session, &opened, &t->planned);
-    status = gln_session_agree(&t->session, status);
-    if (status != GLN_OK) return status;
+    gln_log_hold(1); /* what is wrong with the run is told when it is opened */
+    if (gln_memory_look_ahead(&t->session, &opened, &t->planned) != GLN_OK)
+        t->planned = (gln_memory_plan_t){0};
+    gln_log_hold(0);
     status = gln_trainer_open(t->session.comm, &opened, GLN_TRAINER_TRAIN, &t->trainer);
     status = gln_session_agree(&t->session, status);
     if (status != GLN_OK) return status;

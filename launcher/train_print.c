@@ -279,8 +279,11 @@ static void write_memory(const gln_train_t *t, FILE *out)
     gln_text_bytes((double)t->planned.total_bytes, planned, sizeof planned);
     gln_text_bytes((double)m->peak_bytes, peak, sizeof peak);
     gln_text_bytes((double)m->node_bytes, node, sizeof node);
-    fprintf(out, "memory: planned %s a rank, peak %s (%+.1f %%)", planned, peak,
-            100 * ((double)m->peak_bytes / (double)t->planned.total_bytes - 1));
+    if (t->planned.total_bytes == 0)
+        fprintf(out, "memory: could not be planned; peak %s", peak);
+    else
+        fprintf(out, "memory: planned %s a rank, peak %s (%+.1f %%)", planned, peak,
+                100 * ((double)m->peak_bytes / (double)t->planned.total_bytes - 1));
     if (t->session.ranks > 1) fprintf(out, " on rank %d; %s a node", m->rank, node);
     fprintf(out, "\n");
 }
@@ -313,7 +316,8 @@ static gln_status_t print_end_json(const gln_train_t *t, const char *sample)
     json_object_set_new(object, "seconds", gln_figures_real(gln_clock() - t->begin));
     json_object_set_new(object, "step_seconds", gln_figures_real(t->step_seconds));
     json_object_set_new(object, "ledger", gln_figures_ledger(&t->ledger));
-    json_object_set_new(object, "memory_planned", gln_memory_plan_json(&t->planned));
+    json_object_set_new(object, "memory_planned",
+                        t->planned.total_bytes ? gln_memory_plan_json(&t->planned) : json_null());
     json_object_set_new(object, "memory", gln_memory_measured_json(&t->measured));
     if (t->valid_step >= 0) json_object_set_new(object, "valid", gln_figures_eval(&t->valid));
     if (t->gzip_bytes > 0) {

@@ -71,6 +71,10 @@ static gln_model_options_t warm_options(const gln_run_options_t *run)
     o.capacity_factor_max = 0;
     o.bias = 0;
     o.expert_at = NULL;
+    o.across = GLN_ACROSS_AUTO; /* a world of one has no other rank, whatever the run asks for */
+    o.path = GLN_PATH_AUTO;
+    o.overlap = GLN_OVERLAP_AUTO;
+    o.stages = 0;
     return o;
 }
 
