@@ -15,7 +15,7 @@
 /* What a run touches that the small step does not (data, checkpoint, report, code of these), and
  * what Open MPI takes beyond that in a job of several ranks: measured with 1 to 16 ranks of one
  * node, over which it does not grow (docs/memory.md). */
-enum { RUN_BYTES = 1500 << 10, JOB_BYTES = 1000 << 10 };
+enum { RUN_BYTES = 400 << 10, JOB_BYTES = 2800 << 10 };
 
 enum { WARM_TOKENS = 256 };
 
