@@ -45,6 +45,7 @@ typedef struct gln_product {
 struct gln_gemm_shape; /* gemm_shape.h */
 struct gln_gemm_item;
 struct gln_panel_ops; /* panel.h */
+struct gln_wide_ops;  /* wide.h */
 
 /* cos and sin of the angles, [s, dh/2] each; serves every shorter s. */
 typedef struct gln_rope_table {
@@ -61,6 +62,7 @@ typedef struct gln_cpu_state {
     gln_dtype_t dtype;
     int bf16_products; /* the library multiplies bf16 as fast as it can, and row by row */
     const struct gln_panel_ops *panels; /* grouped products run on them; NULL: on the library */
+    const struct gln_wide_ops *wide;    /* row-wise loops for AVX-512; NULL: for every CPU level */
     dnnl_engine_t engine;
     dnnl_stream_t *streams; /* [workers] */
     char **scratch;         /* [workers] blocks of scratch_bytes, aligned to 64 */
@@ -87,7 +89,7 @@ void gln_product_run(gln_cpu_state_t *state, const gln_product_t *product, int w
 
 void gln_product_close_all(gln_cpu_state_t *state);
 
-/** Find out bf16_products and panels, once the engine is open. */
+/** Find out bf16_products, panels and wide, once the engine is open. */
 void gln_product_probe(gln_cpu_state_t *state);
 
 /* ---- conversions (convert.c) ------------------------------------------------------------- */

@@ -8,6 +8,7 @@
 #include "base/clones.h"
 #include "base/gln_expf.h"
 #include "kernels/cpu/past.h"
+#include "kernels/cpu/wide.h"
 
 typedef struct entropy_run {
     const gln_cpu_state_t *state;
@@ -108,14 +109,48 @@ static void FN(entropy_row)(const gln_cross_entropy_t *args, int64_t n, int past
     dlogits[target] = PUT(gln_expf(logit - max) * factor - (float)args->scale);
 }
 
+/* One pass over memory: each chunk is taken against the highest number up to its end, and scaled to
+ * that of the row with the rest of the factor. */
+static void FN(entropy_row_wide)(const gln_wide_ops_t *wide, const gln_cross_entropy_t *args,
+                                 int64_t n, int past, float *scratch)
+{
+    int64_t v = args->v, chunk = 0;
+    const float *logits = (const float *)args->logits + n * v;
+    elem *dlogits = args->dlogits != NULL ? (elem *)args->dlogits + n * v : NULL;
+    float *highest = scratch, *e = scratch + gln_cpu_bytes(v / GLN_CHUNK + 1, 1);
+    float max = -INFINITY, lanes[GLN_LANES] = {0}, logit, factor;
+    double sum;
+
+    if (sizeof(elem) == sizeof(float) && dlogits != NULL) e = (float *)(void *)dlogits;
+    logit = logits[args->target[n]];
+    for (int64_t first = 0; first < v; first += GLN_CHUNK) {
+        wide->exp_sum(logits + first, logits + v + first, gln_cpu_min(GLN_CHUNK, v - first), &max,
+                      lanes, e + first);
+        highest[chunk++] = max;
+    }
+    sum = gln_lanes_sum(lanes);
+    ((float *)args->loss)[n] = (float)((double)max - (double)logit + log(sum));
+    if (dlogits == NULL) return;
+    factor = (float)(args->scale / sum);
+    chunk = 0;
+    for (int64_t first = 0; first < v; first += GLN_CHUNK)
+        wide->scale(e + first, gln_expf(highest[chunk++] - max) * factor,
+                    gln_cpu_min(GLN_CHUNK, v - first), past, dlogits + first);
+    dlogits[args->target[n]] = PUT(gln_expf(logit - max) * factor - (float)args->scale);
+}
+
 static void FN(entropy_task)(void *ctx, int task, int worker)
 {
     const entropy_run_t *run = ctx;
     int64_t first = task * run->task_rows;
     int64_t last = gln_cpu_min(first + run->task_rows, run->args->n);
+    float *scratch = (float *)(void *)run->state->scratch[worker];
 
     for (int64_t n = first; n < last; ++n)
-        FN(entropy_row)(run->args, n, run->past, (float *)(void *)run->state->scratch[worker]);
+        if (run->state->wide != NULL && run->args->target[n] >= 0)
+            FN(entropy_row_wide)(run->state->wide, run->args, n, run->past, scratch);
+        else
+            FN(entropy_row)(run->args, n, run->past, scratch);
     if (run->past) gln_cpu_past_done();
 }
 
@@ -124,10 +159,10 @@ gln_status_t FN(cross_entropy)(gln_kernels_t *k, const gln_cross_entropy_t *args
     int past = sizeof(elem) != sizeof(float) && args->dlogits != NULL &&
                gln_cpu_goes_past(args->dlogits, args->n, (size_t)args->v * sizeof(elem));
     entropy_run_t run = {k->state, args, gln_cpu_task_rows(args->v), past};
-    gln_status_t status = GLN_OK;
+    gln_status_t status =
+        gln_cpu_scratch(k->state, gln_cpu_bytes(args->v, sizeof(float)) +
+                                      gln_cpu_bytes(args->v / GLN_CHUNK + 1, 1) * sizeof(float));
 
-    if (sizeof(elem) != sizeof(float))
-        status = gln_cpu_scratch(k->state, gln_cpu_bytes(args->v, sizeof(float)));
     if (status != GLN_OK) return status;
     gln_pool_run(k->pool, gln_cpu_tasks(args->n, run.task_rows), FN(entropy_task), &run);
     return GLN_OK;

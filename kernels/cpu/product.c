@@ -18,6 +18,7 @@
 #include "base/log.h"
 #include "kernels/cpu/cpu_internal.h"
 #include "kernels/cpu/panel.h"
+#include "kernels/cpu/wide.h"
 
 static dnnl_data_type_t library_dtype(gln_dtype_t dtype)
 {
@@ -276,6 +277,8 @@ void gln_product_probe(gln_cpu_state_t *state)
 {
     state->bf16_products = runs_natively(state, GLN_BF16);
     if (runs_natively(state, state->dtype)) state->panels = gln_panel_ops(state->dtype);
+    if (runs_natively(state, GLN_F32))
+        state->wide = gln_wide_ops(state->dtype, state->bf16_products);
 }
 
 void gln_product_close_all(gln_cpu_state_t *state)

@@ -9,10 +9,12 @@
 #include "base/clones.h"
 #include "base/log.h"
 #include "kernels/cpu/past.h"
+#include "kernels/cpu/wide.h"
 
 #define BLOCK_ROWS 64
 
 typedef struct rmsnorm_run {
+    const gln_wide_ops_t *wide;
     const gln_rmsnorm_t *args;
     int64_t task_rows;
     int past;
@@ -102,20 +104,36 @@ GLN_CLONES static void FN(rmsnorm_rows)(const gln_rmsnorm_t *args, int64_t first
     }
 }
 
+static void FN(rmsnorm_rows_wide)(const gln_wide_ops_t *wide, const gln_rmsnorm_t *args,
+                                  int64_t first, int64_t last, int past)
+{
+    for (int64_t n = first; n < last; ++n) {
+        const elem *x = (const elem *)args->x + n * args->h;
+        float mean = wide->sum_squares(x, args->h) / (float)args->h;
+        float rstd = 1.0f / sqrtf(mean + (float)args->eps);
+
+        wide->rmsnorm(x, args->w, rstd, args->h, past, (elem *)args->y + n * args->h);
+        ((float *)args->rstd)[n] = rstd;
+    }
+}
+
 static void FN(rmsnorm_task)(void *ctx, int task, int worker)
 {
     const rmsnorm_run_t *run = ctx;
     int64_t first = task * run->task_rows;
+    int64_t last = gln_cpu_min(first + run->task_rows, run->args->n);
 
     (void)worker;
-    FN(rmsnorm_rows)
-    (run->args, first, gln_cpu_min(first + run->task_rows, run->args->n), run->past);
+    if (run->wide != NULL)
+        FN(rmsnorm_rows_wide)(run->wide, run->args, first, last, run->past);
+    else
+        FN(rmsnorm_rows)(run->args, first, last, run->past);
     if (run->past) gln_cpu_past_done();
 }
 
 gln_status_t FN(rmsnorm)(gln_kernels_t *k, const gln_rmsnorm_t *args)
 {
-    rmsnorm_run_t run = {args, gln_cpu_task_rows(args->h),
+    rmsnorm_run_t run = {((gln_cpu_state_t *)k->state)->wide, args, gln_cpu_task_rows(args->h),
                          gln_cpu_goes_past(args->y, args->n, (size_t)args->h * sizeof(elem))};
 
     gln_pool_run(k->pool, gln_cpu_tasks(args->n, run.task_rows), FN(rmsnorm_task), &run);
@@ -176,16 +194,35 @@ GLN_CLONES static void FN(backward_rows)(const gln_rmsnorm_backward_t *args, int
     }
 }
 
+static void FN(backward_rows_wide)(const gln_wide_ops_t *wide, const gln_rmsnorm_backward_t *args,
+                                   int64_t first, int64_t last, float *dw)
+{
+    for (int64_t n = first; n < last; ++n) {
+        const elem *dy = (const elem *)args->dy + n * args->h;
+        const elem *x = (const elem *)args->x + n * args->h;
+        float rstd = ((const float *)args->rstd)[n];
+        float mean = wide->dot3(dy, args->w, x, args->h) * rstd / (float)args->h;
+
+        wide->rmsnorm_backward(dy, x, args->w, rstd, mean, args->h, (elem *)args->dx + n * args->h,
+                               dw);
+    }
+}
+
 static void FN(backward_task)(void *ctx, int task, int worker)
 {
     const backward_run_t *run = ctx;
     const gln_rmsnorm_backward_t *args = run->args;
+    const gln_wide_ops_t *wide = run->state->wide;
     int64_t first = (run->first_block + task) * BLOCK_ROWS;
+    int64_t last = gln_cpu_min(first + BLOCK_ROWS, args->n);
     float *dw = run->state->partials + task * args->h;
 
     (void)worker;
     memset(dw, 0, (size_t)args->h * sizeof *dw);
-    FN(backward_rows)(args, first, gln_cpu_min(first + BLOCK_ROWS, args->n), dw);
+    if (wide != NULL)
+        FN(backward_rows_wide)(wide, args, first, last, dw);
+    else
+        FN(backward_rows)(args, first, last, dw);
 }
 
 gln_status_t FN(rmsnorm_backward)(gln_kernels_t *k, const gln_rmsnorm_backward_t *args)

@@ -6,9 +6,10 @@
 
 #include "base/clones.h"
 #include "base/log.h"
-#include "kernels/cpu/cpu_internal.h"
+#include "kernels/cpu/wide.h"
 
 typedef struct rope_run {
+    const gln_wide_ops_t *wide;
     const gln_rope_t *args;
     const gln_rope_table_t *table;
     int64_t task_rows;
@@ -111,18 +112,36 @@ GLN_CLONES static void FN(rope_rows)(const gln_rope_t *args, const gln_rope_tabl
     }
 }
 
+static void FN(rope_rows_wide)(const gln_wide_ops_t *wide, const gln_rope_t *args,
+                               const gln_rope_table_t *table, int64_t first, int64_t last)
+{
+    int64_t half = args->dh / 2;
+
+    for (int64_t n = first; n < last; ++n) {
+        int64_t at = n % args->s * half;
+
+        wide->rope(table->cosine + at, table->sine + at, args->inverse ? -1.0f : 1.0f, half,
+                   args->heads, (elem *)args->x + n * args->ldx);
+    }
+}
+
 static void FN(rope_task)(void *ctx, int task, int worker)
 {
     const rope_run_t *run = ctx;
     int64_t first = task * run->task_rows;
+    int64_t last = gln_cpu_min(first + run->task_rows, run->args->n);
 
     (void)worker;
-    FN(rope_rows)(run->args, run->table, first, gln_cpu_min(first + run->task_rows, run->args->n));
+    if (run->wide != NULL)
+        FN(rope_rows_wide)(run->wide, run->args, run->table, first, last);
+    else
+        FN(rope_rows)(run->args, run->table, first, last);
 }
 
 gln_status_t FN(rope)(gln_kernels_t *k, const gln_rope_t *args)
 {
-    rope_run_t run = {args, NULL, gln_cpu_task_rows((int64_t)args->heads * args->dh)};
+    rope_run_t run = {((gln_cpu_state_t *)k->state)->wide, args, NULL,
+                      gln_cpu_task_rows((int64_t)args->heads * args->dh)};
     gln_status_t status;
 
     if (args->n == 0 || args->heads == 0) return GLN_OK;

@@ -6,10 +6,12 @@
 
 #include "base/clones.h"
 #include "kernels/cpu/past.h"
+#include "kernels/cpu/wide.h"
 
 #define EMBED_COLUMNS 64
 
 typedef struct rows_run {
+    const gln_wide_ops_t *wide; /* combine */
     const void *args;
     int64_t task_rows;
     int past;
@@ -50,7 +52,7 @@ static void FN(gather_task)(void *ctx, int task, int worker)
 
 gln_status_t FN(gather)(gln_kernels_t *k, const gln_gather_t *args)
 {
-    rows_run_t run = {args, gln_cpu_task_rows(2 * args->h),
+    rows_run_t run = {NULL, args, gln_cpu_task_rows(2 * args->h),
                       gln_cpu_goes_past(args->out, args->n, (size_t)args->h * sizeof(elem))};
 
     gln_pool_run(k->pool, gln_cpu_tasks(args->n, run.task_rows), FN(gather_task), &run);
@@ -122,6 +124,24 @@ GLN_CLONES static void FN(combine_row)(const gln_combine_t *args, int64_t i, int
     }
 }
 
+static void FN(combine_row_wide)(const gln_wide_ops_t *wide, const gln_combine_t *args, int64_t i,
+                                 int64_t last, int past)
+{
+    const float *weight = args->weight;
+    int32_t j = args->offset[i], end = args->offset[i + 1];
+    int32_t next = i + 1 < last ? args->offset[i + 2] : end;
+
+    for (int64_t column = 0; column < args->h; column += GLN_CHUNK) {
+        const elem *rows = (const elem *)args->rows + column;
+        int64_t count = gln_cpu_min(GLN_CHUNK, args->h - column);
+
+        for (int32_t route = end; route < next; ++route)
+            gln_cpu_look_ahead(rows + args->index[route] * args->h, (size_t)count * sizeof *rows);
+        wide->combine(rows, args->h, args->index + j, weight != NULL ? weight + j : NULL, end - j,
+                      count, past, (elem *)args->out + i * args->h + column);
+    }
+}
+
 static void FN(combine_task)(void *ctx, int task, int worker)
 {
     const rows_run_t *run = ctx;
@@ -130,13 +150,16 @@ static void FN(combine_task)(void *ctx, int task, int worker)
 
     (void)worker;
     for (int64_t i = first; i < last; ++i)
-        FN(combine_row)(args, i, last, run->past);
+        if (run->wide != NULL)
+            FN(combine_row_wide)(run->wide, args, i, last, run->past);
+        else
+            FN(combine_row)(args, i, last, run->past);
     if (run->past) gln_cpu_past_done();
 }
 
 gln_status_t FN(combine)(gln_kernels_t *k, const gln_combine_t *args)
 {
-    rows_run_t run = {args, gln_cpu_task_rows(3 * args->h),
+    rows_run_t run = {((gln_cpu_state_t *)k->state)->wide, args, gln_cpu_task_rows(3 * args->h),
                       gln_cpu_goes_past(args->out, args->n, (size_t)args->h * sizeof(elem))};
 
     gln_pool_run(k->pool, gln_cpu_tasks(args->n, run.task_rows), FN(combine_task), &run);
@@ -157,7 +180,7 @@ static void FN(embed_task)(void *ctx, int task, int worker)
 
 gln_status_t FN(embed)(gln_kernels_t *k, const gln_embed_t *args)
 {
-    rows_run_t run = {args, gln_cpu_task_rows(2 * args->h), 0};
+    rows_run_t run = {NULL, args, gln_cpu_task_rows(2 * args->h), 0};
 
     gln_pool_run(k->pool, gln_cpu_tasks(args->n, run.task_rows), FN(embed_task), &run);
     return GLN_OK;

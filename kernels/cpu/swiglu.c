@@ -4,14 +4,17 @@
 #include "base/clones.h"
 #include "base/gln_expf.h"
 #include "kernels/cpu/past.h"
+#include "kernels/cpu/wide.h"
 
 typedef struct swiglu_run {
+    const gln_wide_ops_t *wide;
     const gln_swiglu_t *args;
     int64_t task_rows;
     int past;
 } swiglu_run_t;
 
 typedef struct backward_run {
+    const gln_wide_ops_t *wide;
     const gln_swiglu_backward_t *args;
     int64_t task_rows;
     int past;
@@ -48,6 +51,19 @@ GLN_CLONES static void FN(swiglu_row)(const elem *hgu, int64_t f, int past, elem
     }
 }
 
+/* The next chunk, of this row or the next, is on its way meanwhile. */
+static void FN(swiglu_row_wide)(const gln_wide_ops_t *wide, const elem *hgu, int64_t f, int past,
+                                elem *act)
+{
+    for (int64_t first = 0; first < f; first += GLN_CHUNK) {
+        int64_t ahead = first + GLN_CPU_AHEAD;
+
+        if (ahead >= f) ahead += f;
+        wide->swiglu(hgu + first, hgu + f + first, hgu + ahead, hgu + ahead + f,
+                     gln_cpu_min(GLN_CHUNK, f - first), past, act + first);
+    }
+}
+
 static void FN(swiglu_task)(void *ctx, int task, int worker)
 {
     const swiglu_run_t *run = ctx;
@@ -56,15 +72,21 @@ static void FN(swiglu_task)(void *ctx, int task, int worker)
     int64_t last = gln_cpu_min(first + run->task_rows, args->n);
 
     (void)worker;
-    for (int64_t n = first; n < last; ++n)
-        FN(swiglu_row)
-    ((const elem *)args->hgu + n * 2 * f, f, run->past, (elem *)args->act + n * f);
+    for (int64_t n = first; n < last; ++n) {
+        const elem *hgu = (const elem *)args->hgu + n * 2 * f;
+        elem *act = (elem *)args->act + n * f;
+
+        if (run->wide != NULL)
+            FN(swiglu_row_wide)(run->wide, hgu, f, run->past, act);
+        else
+            FN(swiglu_row)(hgu, f, run->past, act);
+    }
     if (run->past) gln_cpu_past_done();
 }
 
 gln_status_t FN(swiglu)(gln_kernels_t *k, const gln_swiglu_t *args)
 {
-    swiglu_run_t run = {args, gln_cpu_task_rows(3 * args->f),
+    swiglu_run_t run = {((gln_cpu_state_t *)k->state)->wide, args, gln_cpu_task_rows(3 * args->f),
                         gln_cpu_goes_past(args->act, args->n, (size_t)args->f * sizeof(elem))};
 
     gln_pool_run(k->pool, gln_cpu_tasks(args->n, run.task_rows), FN(swiglu_task), &run);
@@ -127,6 +149,34 @@ GLN_CLONES static void FN(backward_row)(const gln_swiglu_backward_t *args, int64
     if (args->a != NULL) ((float *)args->a)[n] = gln_lanes_sum(lanes);
 }
 
+static void FN(backward_row_wide)(const gln_wide_ops_t *wide, const gln_swiglu_backward_t *args,
+                                  int64_t n, int past)
+{
+    int64_t f = args->f;
+    const elem *dact = (const elem *)args->dact + n * f;
+    const elem *gate = (const elem *)args->hgu + n * 2 * f;
+    elem *dhgu = (elem *)args->dhgu + n * 2 * f, *act_w = (elem *)args->act_w + n * f;
+    float lanes[GLN_LANES] = {0};
+
+    for (int64_t first = 0; first < f; first += GLN_CHUNK) {
+        int64_t ahead = first + GLN_CPU_AHEAD, ahead_gate = ahead < f ? ahead : ahead + f;
+
+        wide->swiglu_backward(
+            &(gln_wide_backward_t){
+                .dact = dact + first,
+                .gate = gate + first,
+                .up = gate + f + first,
+                .ahead = {dact + ahead, gate + ahead_gate, gate + ahead_gate + f},
+                .dgate = dhgu + first,
+                .dup = dhgu + f + first,
+                .act_w = act_w + first,
+                .w = args->w != NULL ? ((const float *)args->w)[n] : 1.0f,
+                .past = past},
+            gln_cpu_min(GLN_CHUNK, f - first), lanes);
+    }
+    if (args->a != NULL) ((float *)args->a)[n] = gln_lanes_sum(lanes);
+}
+
 static void FN(backward_task)(void *ctx, int task, int worker)
 {
     const backward_run_t *run = ctx;
@@ -135,14 +185,17 @@ static void FN(backward_task)(void *ctx, int task, int worker)
 
     (void)worker;
     for (int64_t n = first; n < last; ++n)
-        FN(backward_row)(run->args, n, run->past);
+        if (run->wide != NULL)
+            FN(backward_row_wide)(run->wide, run->args, n, run->past);
+        else
+            FN(backward_row)(run->args, n, run->past);
     if (run->past) gln_cpu_past_done();
 }
 
 gln_status_t FN(swiglu_backward)(gln_kernels_t *k, const gln_swiglu_backward_t *args)
 {
     size_t row_bytes = (size_t)args->f * sizeof(elem);
-    backward_run_t run = {args, gln_cpu_task_rows(6 * args->f),
+    backward_run_t run = {((gln_cpu_state_t *)k->state)->wide, args, gln_cpu_task_rows(6 * args->f),
                           gln_cpu_goes_past(args->dhgu, args->n, 2 * row_bytes) &&
                               gln_cpu_goes_past(args->act_w, args->n, row_bytes)};
 
