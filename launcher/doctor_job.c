@@ -19,8 +19,8 @@
 #include <string.h>
 #include <time.h>
 
-enum { CLOCK_TRIES = 8, ROUNDS_MAX = 16, REPEAT = 3 };
-enum { PAIR_BYTES = 256 << 10, ALL_BYTES = 1 << 20, ALL_TOTAL = 64 << 20 };
+enum { CLOCK_TRIES = 8, ROUNDS_MAX = 16, REPEAT = 3, REPEAT_PAIR = 8 };
+enum { PAIR_BYTES = 2 << 20, ALL_BYTES = 1 << 20, ALL_TOTAL = 64 << 20 };
 
 typedef struct card { /* what a rank says of itself */
     char host[64], library[64], version[32];
@@ -159,7 +159,7 @@ bool gln_doctor_is_slow(const double *seconds, int count, int at)
     memcpy(sorted, seconds, (size_t)count * sizeof *sorted);
     qsort(sorted, (size_t)count, sizeof *sorted, compare_reals);
     double median = sorted[(count - 1) / 2];
-    return seconds[at] > 2 * median && seconds[at] > median + 1e-3;
+    return seconds[at] > 2.5 * median && seconds[at] > median + 2e-3;
 }
 
 int gln_doctor_partner(int count, int round, int at)
@@ -260,7 +260,7 @@ static gln_status_t meet_pairs(gln_session_t *session, meeting_t *m, gln_finding
     for (int k = 0; status == GLN_OK && k < rounds && k < ROUNDS_MAX; k++) {
         int node = session->rank == m->leaders[me] ? gln_doctor_partner(m->nodes, k, me) : -1;
         int peer = node >= 0 ? m->leaders[node] : -1;
-        for (int i = 0; status == GLN_OK && i < REPEAT; i++) {
+        for (int i = 0; status == GLN_OK && i < REPEAT_PAIR; i++) {
             status = exchange(session, peer, PAIR_BYTES, m->buffer, m->counts, &took);
             if (peer >= 0) best = fmin(best, took);
         }

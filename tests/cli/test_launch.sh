@@ -72,6 +72,7 @@ with_fake 0 launch -n 4 run.yaml --dry-run
 says "Open MPI 5" '^mpirun .*-n 4 --bind-to none --map-by slot' out
 [ ! -e starts ] || fail "a dry run started something"
 (
+    failures=0
     export SLURM_JOB_ID=1 SLURM_NTASKS=4
     must_run 0 launch run.yaml --dry-run
     says "Slurm" '^(env [^ ]*)?srun --mpi=pmix --kill-on-bad-exit=0 --wait=60 [^ ]*/gleaner train run.yaml$' out
