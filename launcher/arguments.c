@@ -65,9 +65,19 @@ static const gln_option_text_t texts[GLN_OPTIONS] = {
     [GLN_OPTION_AGAINST] = {"--against", "WHAT", "torch: the same layer in PyTorch, in turn"},
     [GLN_OPTION_PYTHON] = {"--python", "FILE", "interpreter that has torch; default: python3"},
     [GLN_OPTION_MEMORY] = {"--memory", NULL, "bytes a rank takes, by kind"},
-    [GLN_OPTION_JOB_RANKS] = {"--ranks", "N", "ranks of the job; default: 1"},
+    [GLN_OPTION_JOB_RANKS] = {"--ranks", "N",
+                              "ranks of the job, also -n N; default: 1 (launch: all that fit)"},
     [GLN_OPTION_RANKS_PER_NODE] = {"--ranks-per-node", "N",
                                    "of them on a node; default: all on one"},
+    [GLN_OPTION_HOSTS] = {"--hosts", "FILE",
+                          "hosts of the job, one a line: NAME [slots=RANKS]; default: this one, or "
+                          "Slurm's"},
+    [GLN_OPTION_RANKS_PER_HOST] = {"--ranks-per-host", "N",
+                                   "ranks that fit on each host, whatever the file says"},
+    [GLN_OPTION_RETRIES] = {"--retries", "N", "tries after a failure without progress; default: 3"},
+    [GLN_OPTION_DRY_RUN] = {"--dry-run", NULL, "print the command and do nothing"},
+    [GLN_OPTION_STARTER] = {"--starter", "NAME",
+                            "mpirun or srun; default: srun in a Slurm job, else mpirun"},
 };
 
 const gln_option_text_t *gln_option_text(gln_option_t option)
@@ -131,6 +141,10 @@ static gln_status_t fail_option(const char *word, int length, uint64_t allowed)
 static int find_option(const char *word, int length, uint64_t allowed)
 {
     if (length == 2 && !strncmp(word, "-h", 2)) return GLN_OPTION_HELP;
+    if (length == 2 && !strncmp(word, "-n", 2)) {
+        word = texts[GLN_OPTION_JOB_RANKS].name;
+        length = (int)strlen(word);
+    }
     for (int i = 0; i < GLN_OPTIONS; i++)
         if ((allowed & UINT64_C(1) << i) && (int)strlen(texts[i].name) == length &&
             !strncmp(texts[i].name, word, (size_t)length))

@@ -54,6 +54,11 @@ typedef enum gln_option {
     GLN_OPTION_MEMORY,
     GLN_OPTION_JOB_RANKS,
     GLN_OPTION_RANKS_PER_NODE,
+    GLN_OPTION_HOSTS,
+    GLN_OPTION_RANKS_PER_HOST,
+    GLN_OPTION_RETRIES,
+    GLN_OPTION_DRY_RUN,
+    GLN_OPTION_STARTER,
     GLN_OPTIONS
 } gln_option_t;
 
@@ -79,7 +84,7 @@ typedef struct gln_arguments {
 } gln_arguments_t;
 
 /** Sort words into options and operands. `--name value` and `--name=value` are the same; after `--`
- * all is operands; `-h` is `--help`.
+ * all is operands; `-h` is `--help`, `-n` is `--ranks` of a job.
  *  @param allowed  bits 1 << gln_option_t
  *  @param out      overwritten, also on error (then unfinished)
  *  @return GLN_OK; GLN_ERR_ARGUMENT: unknown option (with the nearest allowed one), value missing

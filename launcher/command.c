@@ -20,10 +20,28 @@ static const gln_command_t commands[] = {
      "it\n"
      "holds a checkpoint, training goes on from the newest one. SIGINT, SIGTERM and SIGUSR1 finish "
      "the\n"
-     "step, save a checkpoint and leave with status 75. mpirun passes SIGUSR1 on (kill -USR1 PID of "
+     "step, save a checkpoint and leave with status 75. mpirun passes SIGUSR1 on (kill -USR1 PID "
+     "of "
      "mpirun);\n"
      "after Ctrl-C it leaves its ranks about a second.\n",
      COMMON | BIT(SET) | BIT(JSON) | BIT(RECORD_ROUTING), 1, 1, 1, gln_command_train},
+    {"launch", "RUN.yaml", "start a training under mpirun or srun and see it through",
+     "Builds the mpirun command (in a Slurm job the srun command) that fits this machine, the "
+     "hosts "
+     "of\n"
+     "--hosts or the allocation, and supervises it: a job that ends with a dead rank or by the "
+     "watchdog is\n"
+     "started again from its last checkpoint, at most --retries times without a newer one, after "
+     "1, "
+     "2, 4, ...\n"
+     "seconds, on fewer ranks where hosts of the file cannot be reached any more. SIGINT, SIGTERM, "
+     "SIGHUP\n"
+     "and SIGUSR1 save and leave with status 75; a second one ends the job at once. What happened "
+     "is said on\n"
+     "stderr and in launch.log of the run directory. Bad input (status 2) is not tried again.\n",
+     COMMON | BIT(SET) | BIT(JSON) | BIT(RECORD_ROUTING) | BIT(JOB_RANKS) | BIT(HOSTS) |
+         BIT(RANKS_PER_HOST) | BIT(RETRIES) | BIT(STARTER) | BIT(DRY_RUN),
+     1, 1, 0, gln_command_launch},
     {"eval", "RUN_DIR|CHECKPOINT", "loss of a checkpoint on a text",
      "Evaluates the newest checkpoint of a run directory, or the one named, on the validation text "
      "of\n"
@@ -219,6 +237,17 @@ static const gln_command_t commands[] = {
      "train prints the same figure beside its real peak. docs/memory.md explains the figures.\n",
      COMMON | BIT(SET) | BIT(JSON) | BIT(MEMORY) | BIT(JOB_RANKS) | BIT(RANKS_PER_NODE), 1, 1, 0,
      gln_command_plan},
+    {"doctor", "", "is everything here that a training needs, and what to do if not",
+     "Looks at build, MPI, cores, binding, shared memory, limits, clocks, CUDA, NCCL, GPUs, "
+     "network "
+     "cards\n"
+     "and the links between ranks, on this machine or on all hosts of --hosts (it starts itself "
+     "there\n"
+     "under mpirun). Every finding is ok, a warning or an error, and says what to do about it. "
+     "Status 1 if\n"
+     "there is an error.\n",
+     COMMON | BIT(JSON) | BIT(JOB_RANKS) | BIT(HOSTS) | BIT(RANKS_PER_HOST), 0, 0, 0,
+     gln_command_doctor},
     {"info", "", "version, machine and job as gleaner sees them", "", COMMON | BIT(JSON), 0, 0, 0,
      gln_command_info},
     {NULL, NULL, NULL, NULL, 0, 0, 0, 0, NULL},
@@ -242,7 +271,8 @@ void gln_command_overview(FILE *file)
         fprintf(file, "  %-32s %s\n", form, c->summary);
     }
     fprintf(file, "  %-32s %s\n\n", "help [COMMAND]", "this overview, or the help of a command");
-    fprintf(file, "exit status: 0 done; 2 bad input; 1 anything else\n");
+    fprintf(file,
+            "exit status: 0 done; 2 bad input; 75 stopped by a signal, saved; 1 anything else\n");
 }
 
 void gln_command_help(const gln_command_t *command, FILE *file)

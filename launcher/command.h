@@ -64,6 +64,8 @@ int gln_command_ckpt_export_hf(const gln_arguments_t *arguments);
 int gln_command_ckpt_import_hf(const gln_arguments_t *arguments);
 int gln_command_topo(const gln_arguments_t *arguments);
 int gln_command_plan(const gln_arguments_t *arguments);
+int gln_command_launch(const gln_arguments_t *arguments);
+int gln_command_doctor(const gln_arguments_t *arguments);
 int gln_command_info(const gln_arguments_t *arguments);
 
 #ifdef __cplusplus

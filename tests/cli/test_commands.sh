@@ -41,10 +41,10 @@ documented() { # FILE
 must_run 0 --version
 says version '^gleaner [0-9]+\.[0-9]+\.[0-9]+$' out
 must_run 0 help
-for command in train eval generate waste bench route ckpt topo info help; do
+for command in train launch eval generate waste bench route ckpt topo doctor info help; do
     says help "^  $command" out
 done
-for command in train eval generate waste "bench layer" "bench step" "bench growth" "bench gemm" "bench optimizer" "bench attention" "bench router" "bench exchange" "bench links" route "ckpt info" "ckpt digest" topo info; do
+for command in train launch doctor eval generate waste "bench layer" "bench step" "bench growth" "bench gemm" "bench optimizer" "bench attention" "bench router" "bench exchange" "bench links" route "ckpt info" "ckpt digest" topo info; do
     must_run 0 $command --help
     says "$command --help" "^usage: gleaner $command" out
     cp out first

@@ -112,3 +112,15 @@ Test(arguments, suggestions_are_near_or_none)
     cr_assert_null(gln_suggest("benchmark", words));
     cr_assert_null(gln_suggest("", words));
 }
+
+Test(arguments, one_letter_for_ranks)
+{
+    const char *words[] = {"-n", "12", "run.yaml"};
+    const uint64_t job = UINT64_C(1) << GLN_OPTION_JOB_RANKS;
+    int64_t n = 0;
+    cr_assert_eq(gln_arguments_parse(words, 3, job, 1, &arguments), GLN_OK);
+    cr_assert_eq(gln_arguments_int(&arguments, GLN_OPTION_JOB_RANKS, 1, 1, 20, &n), GLN_OK);
+    cr_assert_eq(n, 12);
+    cr_assert_eq(PARSE("-n", "12"), GLN_ERR_ARGUMENT); /* not for every command */
+    must_say("-n");
+}
