@@ -1,6 +1,6 @@
 /* Function multiversioning for hot loops: the compiler emits one body per CPU level and the loader
  * picks the widest that the machine has. Because contraction and reassociation are off
- * (CMakeLists.txt), every level computes the same bits. */
+ * (CMakeLists.txt), every level of a cloned function computes the same bits. */
 #ifndef GLN_BASE_CLONES_H
 #define GLN_BASE_CLONES_H
 

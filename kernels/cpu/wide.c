@@ -115,11 +115,11 @@ static inline __attribute__((always_inline, TARGET_BF16)) void
 unit_store(gln_bf16_t *y, __mmask32 mask, int past, __m512 low, __m512 high)
 {
     enum { SUBNORMAL = 0x20 };
-    const __mmask16 subnormal =
-        _mm512_fpclass_ps_mask(low, SUBNORMAL) | _mm512_fpclass_ps_mask(high, SUBNORMAL);
+    const __mmask16 in_low = _mm512_fpclass_ps_mask(low, SUBNORMAL);
+    const __mmask16 in_high = _mm512_fpclass_ps_mask(high, SUBNORMAL);
     __m512i rounded = (__m512i)_mm512_cvtne2ps_pbh(high, low);
 
-    if (__builtin_expect(subnormal != 0, 0)) rounded = bf16_round(low, high);
+    if (__builtin_expect(!_kortestz_mask16_u8(in_low, in_high), 0)) rounded = bf16_round(low, high);
     bf16_put(y, mask, past, rounded);
 }
 
