@@ -28,9 +28,9 @@ gln_status_t gln_comm_open_world(gln_comm_t **out);
 gln_status_t gln_comm_open_mpi(const void *mpi_comm, gln_comm_t **out);
 /** A world of one rank; touches no MPI. */
 gln_status_t gln_comm_open_self(gln_comm_t **out);
-/** Rank `rank` of a world of `ranks` that is only planned, `ranks_per_node` consecutive ones a node:
- * objects can be opened on it, to learn their sizes, and no data be moved. Touches no MPI. Where a
- * choice hangs on measured links, links of 2.5 GB/s between nodes are assumed. */
+/** Rank `rank` of a world of `ranks` that is only planned, `ranks_per_node` consecutive ones a
+ * node: objects can be opened on it, to learn their sizes, and no data be moved. Touches no MPI.
+ * Where a choice hangs on measured links, links of 2.5 GB/s between nodes are assumed. */
 gln_status_t gln_comm_open_plan(int rank, int ranks, int ranks_per_node, gln_comm_t **out);
 /** Ranks with the same `color`, ordered by rank here. COLLECTIVE over `parent`. */
 gln_status_t gln_comm_split(gln_comm_t *parent, int color, gln_comm_t **out);

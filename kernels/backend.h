@@ -1,5 +1,5 @@
-/* Which math a layer computes with: a backend for one element type, opened on a pool of threads. What
- * it can do is in kernels/kernels.h. */
+/* Which math a layer computes with: a backend for one element type, opened on a pool of threads.
+ * What it can do is in kernels/kernels.h. */
 #ifndef GLN_KERNELS_BACKEND_H
 #define GLN_KERNELS_BACKEND_H
 

@@ -47,8 +47,8 @@ gln_status_t gln_doctor_job(gln_session_t *session, const char *host, gln_findin
 gln_status_t gln_doctor_gather(gln_session_t *session, gln_findings_t *findings);
 
 enum { GLN_DOCTOR_HOSTS_MAX = 4096 };
-/** Whether host `at` of `count` (at least 3, at most GLN_DOCTOR_HOSTS_MAX) takes more than 2.5 times
- * as long as the median, and 2 ms longer. @param seconds [count] of its fastest exchange */
+/** Whether host `at` of `count` (at least 3, at most GLN_DOCTOR_HOSTS_MAX) takes more than 2.5
+ * times as long as the median, and 2 ms longer. @param seconds [count] of its fastest exchange */
 bool gln_doctor_is_slow(const double *seconds, int count, int at);
 /** Whom host `at` of `count` meets in a round of a round-robin tournament; -1: nobody. Rounds are 0
  * to count - 2, count - 1 where count is odd; every two meet once. */

@@ -151,7 +151,7 @@ double gln_layer_z_loss(const gln_layer_t *layer, int local_domain);
  * exchange does while experts compute counts there. */
 typedef struct gln_layer_times {
     double router, exchange, gemm, move, total; /* phases, and from begin to end */
-    double activation;     /* SwiGLU, of move */
+    double activation;                          /* SwiGLU, of move */
     double flight, hidden; /* rows under way; of it, while the rank computed (gln_exchange_times) */
 } gln_layer_times_t;
 /** The times of the last passes. */

@@ -54,9 +54,9 @@ struct gln_model {
     void **gate_grad, **gate_up_grad, **down_grad; /* pointers handed to a layer */
     double *partial;                               /* [local_domains, 4] sums per domain */
     void **partial_rows;                           /* [local_domains] */
-    int has_bias;  /* the router of this model uses the bias parameters */
-    int64_t *load; /* [moe_layers, E] choices since the last reset; with has_bias */
-    float *bias;   /* [E] scratch */
+    int has_bias;            /* the router of this model uses the bias parameters */
+    int64_t *load;           /* [moe_layers, E] choices since the last reset; with has_bias */
+    float *bias;             /* [E] scratch */
     gln_step_times_t *times; /* NULL: not measured */
     gln_arena_t arena;
 };
