@@ -35,7 +35,10 @@ clean() {
     trap '' INT TERM HUP
     for host in 0 1 head; do remove $prefix-$host; done
     [ ! -e "$work/munge/pid" ] || kill "$(cat "$work/munge/pid")" 2>/dev/null
-    rm -rf "$work"
+    for try in 1 2 3 4 5; do # munged writes its seed as it leaves
+        rm -rf "$work" 2>/dev/null && break
+        sleep 0.2
+    done
 }
 trap clean EXIT
 trap 'exit 130' INT TERM HUP

@@ -67,17 +67,28 @@ same mpirun "under mpirun"
 unset GLN_LAUNCH
 
 echo "time limit"
+# longer than any limit at first; how far it came decides how long it goes on, so that no speed of the machine matters
+cp run.yaml limit.yaml
+long=(--set train.decay_steps=3000 --set train.checkpoint_every=1000000)
+sed -i 's/^  steps: .*/  steps: 1000000/' limit.yaml
+submit --time=1 --signal=B:USR1@50 "$GLN_SCRIPTS/train.sbatch" limit.yaml "${long[@]}" --set run.dir=limit
+wait_for 150 "time limit: stopped in time" grep -qs 'stopped in time' "$work/slurm-$id.out"
+steps=$(($(steps limit) + 100))
+sed -i "s/^  steps: .*/  steps: $steps/" limit.yaml
+wait_for 100 "time limit: put back" restarted $id 2
+wait_for 200 "time limit: to its end" eval "release $id; gone $id"
+must_run 4 train limit.yaml "${long[@]}" --set run.dir=undisturbed-limit
+same_lines undisturbed-limit/metrics.jsonl >want
+must_run 0 ckpt digest undisturbed-limit
+mv out want.digest
+same limit "after the time limit"
+echo "$(starts $id) starts, $steps steps"
+
 long=(--set train.steps=1800 --set train.decay_steps=1800 --set train.checkpoint_every=100 --set run.keep_checkpoints=2)
 must_run 4 train run.yaml "${long[@]}" --set run.dir=longer
 same_lines longer/metrics.jsonl >want
 must_run 0 ckpt digest longer
 mv out want.digest
-submit --time=1 --signal=B:USR1@48 "$GLN_SCRIPTS/train.sbatch" run.yaml "${long[@]}" --set run.dir=limit
-wait_for 100 "time limit: put back" restarted $id 2
-grep -q 'stopped in time' "$work/slurm-$id.out" || fail "time limit: does not say so"
-wait_for 200 "time limit: to its end" eval "release $id; gone $id"
-same limit "after the time limit"
-echo "$(starts $id) starts"
 
 echo "a lost node"
 submit "$GLN_SCRIPTS/train.sbatch" run.yaml "${long[@]}" --set run.dir=lost --set parallel.timeout_ms=4000
